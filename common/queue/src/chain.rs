@@ -1,0 +1,297 @@
+//! From a head descriptor to a checked list of segments (VIRTIO 1.4 §2.7.4, §2.7.5).
+//!
+//! Each descriptor is read from guest memory exactly once. A [`Chain`] is reused from request to
+//! request, so that walking a chain allocates nothing.
+
+use std::ptr::NonNull;
+
+use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::memory::GuestMemory;
+use crate::split::SplitRing;
+
+/// The most segments that one chain may have, direct and indirect descriptors together; a
+/// device MAY limit it (VIRTIO 1.4 §2.7.4.1).
+///
+/// Stops a guest from making the device collect a list as long as its largest queue, or as its
+/// largest indirect table, for each request. 1024 is what QEMU's devices allow.
+pub const MAX_CHAIN_DESCRIPTORS: usize = 1024;
+
+/// `struct virtq_desc`, in the guest's (little-endian) byte order.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct VirtqDesc {
+    addr: u64,
+    len: u32,
+    flags: u16,
+    next: u16,
+}
+
+/// The size of a descriptor in guest memory, in bytes.
+pub(crate) const DESCRIPTOR_SIZE: usize = size_of::<VirtqDesc>();
+
+impl VirtqDesc {
+    fn from_guest(bytes: [u8; DESCRIPTOR_SIZE]) -> Self {
+        let raw: Self = zerocopy::transmute!(bytes);
+        Self {
+            addr: u64::from_le(raw.addr),
+            len: u32::from_le(raw.len),
+            flags: u16::from_le(raw.flags),
+            next: u16::from_le(raw.next),
+        }
+    }
+
+    fn has(&self, flag: u32) -> bool {
+        u32::from(self.flags) & flag != 0
+    }
+}
+
+/// What is wrong with a chain. The chain goes back to the driver with length 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// The available ring names a descriptor that does not exist.
+    #[error("head {head} is outside of the descriptor table of {size}")]
+    Head {
+        /// The entry of the available ring.
+        head: u16,
+        /// The queue size.
+        size: u16,
+    },
+    /// A descriptor's `next` leaves its table.
+    #[error("descriptor {next} is outside of its table of {size}")]
+    Next {
+        /// The `next` field.
+        next: u16,
+        /// How many descriptors the table has.
+        size: u32,
+    },
+    /// The chain is a loop, or longer than its table.
+    #[error("chain is a loop: it has more than the {0} descriptors of its table")]
+    Loop(u32),
+    /// The chain has more than [`MAX_CHAIN_DESCRIPTORS`] segments.
+    #[error("chain has more than {MAX_CHAIN_DESCRIPTORS} descriptors")]
+    TooLong,
+    /// The buffers of the chain add up to more than 2³² - 1 bytes (VIRTIO 1.4 §2.7.4.2).
+    #[error("buffers add up to more than 4 GiB")]
+    TooLarge,
+    /// A buffer or an indirect table is not in guest memory.
+    #[error("{len:#x} bytes at {addr:#x} are not in guest memory")]
+    Address {
+        /// The guest physical address.
+        addr: u64,
+        /// How many bytes from there.
+        len: u32,
+    },
+    /// A device-readable descriptor follows a device-writable one (VIRTIO 1.4 §2.7.4.2).
+    #[error("readable buffer at {addr:#x} follows a writable one")]
+    Order {
+        /// The readable buffer's guest physical address.
+        addr: u64,
+    },
+    /// An indirect table inside an indirect table, or followed by another descriptor
+    /// (VIRTIO 1.4 §2.7.5.3.1).
+    #[error("indirect table at {addr:#x} is inside another, or has the NEXT flag")]
+    Nested {
+        /// The inner table's guest physical address.
+        addr: u64,
+    },
+    /// An indirect table's length is 0 or not a multiple of 16.
+    #[error("indirect table of {0} bytes is not a whole number of descriptors")]
+    TableSize(u32),
+    /// `VIRTIO_F_INDIRECT_DESC` was not negotiated.
+    #[error("indirect table, but VIRTIO_F_INDIRECT_DESC was not negotiated")]
+    NotNegotiated,
+}
+
+/// A piece of a buffer: where the guest put it and where it is mapped.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    pub(crate) guest_addr: u64,
+    pub(crate) host: NonNull<u8>,
+    pub(crate) len: usize,
+}
+
+/// The checked segments of one chain: the readable ones, then the writable ones.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    segments: Vec<Segment>,
+    /// How many of `segments` are readable.
+    readable: usize,
+    readable_len: usize,
+    writable_len: usize,
+    /// A writable descriptor was seen, though it may have been empty.
+    writing: bool,
+    /// Position of the region that the last segment was found in.
+    hint: usize,
+}
+
+// SAFETY: the pointers in `segments` are only followed while the `GuestMemory` that they were
+// made from is borrowed (see `cursor`); between requests they are dead values.
+unsafe impl Send for Chain {}
+
+impl Chain {
+    pub(crate) fn new() -> Self {
+        Self {
+            segments: Vec::with_capacity(MAX_CHAIN_DESCRIPTORS),
+            readable: 0,
+            readable_len: 0,
+            writable_len: 0,
+            writing: false,
+            hint: 0,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn readable(&self) -> (&[Segment], usize) {
+        (
+            self.segments.get(..self.readable).unwrap_or_default(),
+            self.readable_len,
+        )
+    }
+
+    #[inline]
+    pub(crate) fn writable(&self) -> (&[Segment], usize) {
+        (
+            self.segments.get(self.readable..).unwrap_or_default(),
+            self.writable_len,
+        )
+    }
+
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        self.segments.clear();
+        self.readable = 0;
+        self.readable_len = 0;
+        self.writable_len = 0;
+        self.writing = false;
+    }
+
+    /// Collects the chain that begins at descriptor `head` of the ring.
+    #[inline]
+    pub(crate) fn walk(
+        &mut self,
+        ring: &SplitRing,
+        memory: &GuestMemory,
+        indirect: bool,
+        head: u16,
+    ) -> Result<(), ChainError> {
+        self.clear();
+        let size = u32::from(ring.size());
+        let mut index = head;
+        for _ in 0..size {
+            let Some(bytes) = ring.descriptor(index) else {
+                return Err(ChainError::Next { next: index, size });
+            };
+            let desc = VirtqDesc::from_guest(bytes);
+            if desc.has(VRING_DESC_F_INDIRECT) {
+                return match indirect {
+                    true => self.walk_indirect(memory, &desc),
+                    false => Err(ChainError::NotNegotiated),
+                };
+            }
+            self.add(memory, &desc)?;
+            if !desc.has(VRING_DESC_F_NEXT) {
+                return Ok(());
+            }
+            index = desc.next;
+        }
+        Err(ChainError::Loop(size))
+    }
+
+    /// Collects the chain in the indirect table that `referrer` names, to its end. The
+    /// referrer's own WRITE flag means nothing (VIRTIO 1.4 §2.7.5.3.2).
+    fn walk_indirect(
+        &mut self,
+        memory: &GuestMemory,
+        referrer: &VirtqDesc,
+    ) -> Result<(), ChainError> {
+        const ENTRY: u32 = DESCRIPTOR_SIZE as u32;
+        if referrer.has(VRING_DESC_F_NEXT) {
+            return Err(ChainError::Nested {
+                addr: referrer.addr,
+            });
+        }
+        if referrer.len == 0 || !referrer.len.is_multiple_of(ENTRY) {
+            return Err(ChainError::TableSize(referrer.len));
+        }
+        let size = referrer.len / ENTRY;
+        let mut hint = self.hint;
+        let mut index: u16 = 0;
+        for _ in 0..size {
+            if u32::from(index) >= size {
+                return Err(ChainError::Next { next: index, size });
+            }
+            let desc = u64::from(index)
+                .checked_mul(u64::from(ENTRY))
+                .and_then(|offset| referrer.addr.checked_add(offset))
+                .and_then(|addr| memory.descriptor(addr, &mut hint))
+                .map(VirtqDesc::from_guest)
+                .ok_or(ChainError::Address {
+                    addr: referrer.addr,
+                    len: referrer.len,
+                })?;
+            if desc.has(VRING_DESC_F_INDIRECT) {
+                return Err(ChainError::Nested { addr: desc.addr });
+            }
+            self.add(memory, &desc)?;
+            if !desc.has(VRING_DESC_F_NEXT) {
+                return Ok(());
+            }
+            index = desc.next;
+        }
+        Err(ChainError::Loop(size))
+    }
+
+    #[inline]
+    fn add(&mut self, memory: &GuestMemory, desc: &VirtqDesc) -> Result<(), ChainError> {
+        let writable = desc.has(VRING_DESC_F_WRITE);
+        if self.writing && !writable {
+            return Err(ChainError::Order { addr: desc.addr });
+        }
+        self.writing = writable;
+        self.add_buffer(memory, desc.addr, desc.len, writable)
+    }
+
+    /// Adds one buffer, cut where it passes from one region to the next.
+    #[inline]
+    pub(crate) fn add_buffer(
+        &mut self,
+        memory: &GuestMemory,
+        addr: u64,
+        len: u32,
+        writable: bool,
+    ) -> Result<(), ChainError> {
+        let outside = ChainError::Address { addr, len };
+        // Cannot overflow: both are sums of lengths that were held under 4 GiB here.
+        let total = self.readable_len as u64 + self.writable_len as u64 + u64::from(len);
+        if total > u64::from(u32::MAX) {
+            return Err(ChainError::TooLarge);
+        }
+        let mut addr = addr;
+        let mut left = u64::from(len);
+        while left > 0 {
+            let piece = memory.piece(addr, left, &mut self.hint).ok_or(outside)?;
+            if self.segments.len() == MAX_CHAIN_DESCRIPTORS {
+                return Err(ChainError::TooLong);
+            }
+            // Fits: a piece is at most `len`, a u32.
+            let piece_len = piece.len as usize;
+            self.segments.push(Segment {
+                guest_addr: addr,
+                host: piece.host,
+                len: piece_len,
+            });
+            if writable {
+                self.writable_len += piece_len;
+            } else {
+                self.readable += 1;
+                self.readable_len += piece_len;
+            }
+            left -= piece.len;
+            // A region ends below 2^64, so this cannot wrap to an address that is mapped.
+            addr = addr.wrapping_add(piece.len);
+        }
+        Ok(())
+    }
+}

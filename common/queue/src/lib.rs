@@ -1,0 +1,35 @@
+//! The device's side of a virtqueue over guest memory (VIRTIO 1.4 §2.6 to §2.8).
+//!
+//! Only rings and memory: no sockets, no threads, no eventfds. A [`Queue`] hands out one
+//! [`Request`] for each descriptor chain that the driver made available; a request gives a
+//! [`Reader`] over the bytes that the device may read and a [`Writer`] over those that it may
+//! write, however the driver cut them into descriptors. Whoever owns the queue carries kicks in
+//! and calls out.
+//!
+//! The guest is hostile: every value in guest memory can be wrong and can change at any time.
+//! What is read is read once, checked, and the copy is used. A chain that breaks the rules goes
+//! back with length 0 and the queue goes on.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`memory`] | guest physical addresses to mapped memory |
+//! | `split` | the split ring: available, used, notification suppression |
+//! | `chain` | from a head descriptor to a checked list of segments |
+//! | `request` | requests, and those that a device keeps for later |
+//! | `cursor` | [`Reader`] and [`Writer`] |
+//!
+//! `unsafe` is in `memory` (mapped pointers), `split` (the ring's fields) and `cursor` (copies).
+
+mod chain;
+mod cursor;
+pub mod memory;
+mod queue;
+mod request;
+mod split;
+
+pub use chain::{ChainError, MAX_CHAIN_DESCRIPTORS};
+pub use cursor::{Reader, Short, Writer};
+pub use memory::GuestMemory;
+pub use queue::{Addresses, Config, Queue, Stopped};
+pub use request::{Kept, Request};
+pub use split::{MAX_QUEUE_SIZE, RingError};

@@ -1,0 +1,273 @@
+//! Guest physical addresses to mapped memory.
+//!
+//! A [`GuestMemory`] is a sorted list of regions that do not overlap. It never changes: when the
+//! front-end adds or removes a region, a new one is made from the old one's regions, and whoever
+//! holds pointers into the old one resolves them again.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use vm_memory::MmapRegion;
+
+use crate::chain::DESCRIPTOR_SIZE;
+
+/// One contiguous range of guest memory, mapped into this process.
+#[derive(Clone, Debug)]
+pub struct Region {
+    guest_addr: u64,
+    len: u64,
+    host: NonNull<u8>,
+    mapping: Arc<MmapRegion>,
+}
+
+// SAFETY: `host` points into `mapping`, which is shared memory that any thread may reach; all
+// accesses through it are volatile or atomic.
+unsafe impl Send for Region {}
+// SAFETY: as for `Send`; a shared `Region` hands out pointers only.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// The guest sees `len` bytes of `mapping`, from `offset`, at `guest_addr`.
+    ///
+    /// # Errors
+    /// When the range is empty, leaves the mapping, or passes the end of the address space.
+    pub fn new(
+        guest_addr: u64,
+        mapping: Arc<MmapRegion>,
+        offset: usize,
+        len: u64,
+    ) -> Result<Self, MemoryError> {
+        let bad = MemoryError::Range { guest_addr, len };
+        let Ok(host_len) = usize::try_from(len) else {
+            return Err(bad);
+        };
+        let fits = offset
+            .checked_add(host_len)
+            .is_some_and(|end| end <= mapping.size());
+        if len == 0 || !fits || guest_addr.checked_add(len).is_none() {
+            return Err(bad);
+        }
+        // SAFETY: `offset` lies inside the mapping, checked above.
+        let start = unsafe { mapping.as_ptr().add(offset) };
+        let host = NonNull::new(start).ok_or(bad)?;
+        Ok(Self {
+            guest_addr,
+            len,
+            host,
+            mapping,
+        })
+    }
+
+    /// The first guest physical address of the region.
+    pub fn guest_addr(&self) -> u64 {
+        self.guest_addr
+    }
+
+    /// The region's length in bytes, never 0.
+    pub fn size(&self) -> u64 {
+        self.len
+    }
+
+    /// The mapping that the region is a part of.
+    pub fn mapping(&self) -> &Arc<MmapRegion> {
+        &self.mapping
+    }
+
+    /// How many bytes there are from `addr` to the region's end; `None` when `addr` is outside.
+    #[inline]
+    fn left_at(&self, addr: u64) -> Option<u64> {
+        let offset = addr.wrapping_sub(self.guest_addr);
+        (offset < self.len).then(|| self.len - offset)
+    }
+
+    #[inline]
+    fn pointer_at(&self, addr: u64) -> NonNull<u8> {
+        // The cast loses nothing: a region's length fits `usize`, checked in `new`.
+        let offset = (addr - self.guest_addr) as usize;
+        // SAFETY: callers have checked with `left_at` that `addr` is inside the region.
+        unsafe { self.host.add(offset) }
+    }
+}
+
+/// Why a memory table was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemoryError {
+    /// The region is empty or leaves its mapping or the address space.
+    #[error("memory region at {guest_addr:#x} of {len:#x} bytes is empty or too long")]
+    Range {
+        /// Where the region begins.
+        guest_addr: u64,
+        /// Its length.
+        len: u64,
+    },
+    /// Two regions share guest addresses.
+    #[error("memory regions at {0:#x} and {1:#x} overlap")]
+    Overlap(u64, u64),
+}
+
+/// All memory that the guest shares with the device.
+#[derive(Clone, Debug, Default)]
+pub struct GuestMemory {
+    regions: Vec<Region>,
+}
+
+/// A piece of guest memory that is contiguous in this process too.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    pub(crate) host: NonNull<u8>,
+    pub(crate) len: u64,
+}
+
+impl GuestMemory {
+    /// Guest memory made of `regions`, in any order.
+    ///
+    /// # Errors
+    /// When two of them overlap.
+    pub fn new(mut regions: Vec<Region>) -> Result<Self, MemoryError> {
+        regions.sort_by_key(|region| region.guest_addr);
+        for pair in regions.windows(2) {
+            if let [low, high] = pair
+                && low.left_at(high.guest_addr).is_some()
+            {
+                return Err(MemoryError::Overlap(low.guest_addr, high.guest_addr));
+            }
+        }
+        Ok(Self { regions })
+    }
+
+    /// The regions, by rising guest address.
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// The region that holds `addr`. `hint` is the position that the last look-up found, tried
+    /// first: buffers of one guest are mostly in one region.
+    #[inline]
+    fn region_at(&self, addr: u64, hint: &mut usize) -> Option<(&Region, u64)> {
+        if let Some(region) = self.regions.get(*hint)
+            && let Some(left) = region.left_at(addr)
+        {
+            return Some((region, left));
+        }
+        self.search(addr, hint)
+    }
+
+    #[cold]
+    fn search(&self, addr: u64, hint: &mut usize) -> Option<(&Region, u64)> {
+        let after = self
+            .regions
+            .partition_point(|region| region.guest_addr <= addr);
+        let index = after.checked_sub(1)?;
+        let region = self.regions.get(index)?;
+        let left = region.left_at(addr)?;
+        *hint = index;
+        Some((region, left))
+    }
+
+    /// The longest piece from `addr`, at most `len` bytes: shorter than `len` when the region
+    /// ends before. `None` when `addr` is outside of every region.
+    #[inline]
+    pub(crate) fn piece(&self, addr: u64, len: u64, hint: &mut usize) -> Option<Piece> {
+        let (region, left) = self.region_at(addr, hint)?;
+        Some(Piece {
+            host: region.pointer_at(addr),
+            len: len.min(left),
+        })
+    }
+
+    /// The 16 bytes of a descriptor at `addr`, read once; `None` when they do not lie in one
+    /// region.
+    #[inline]
+    pub(crate) fn descriptor(&self, addr: u64, hint: &mut usize) -> Option<[u8; DESCRIPTOR_SIZE]> {
+        const LEN: u64 = DESCRIPTOR_SIZE as u64;
+        let piece = self.piece(addr, LEN, hint)?;
+        if piece.len != LEN {
+            return None;
+        }
+        // SAFETY: the piece is `DESCRIPTOR_SIZE` bytes of mapped memory, which stays mapped
+        // while `self` is borrowed.
+        Some(unsafe { read_descriptor(piece.host) })
+    }
+
+    /// `len` bytes at `addr` that lie in one region, with the mapping that keeps them alive.
+    pub(crate) fn contiguous(&self, addr: u64, len: u64) -> Option<(NonNull<u8>, Arc<MmapRegion>)> {
+        let (region, left) = self.region_at(addr, &mut 0)?;
+        (left >= len).then(|| (region.pointer_at(addr), Arc::clone(&region.mapping)))
+    }
+}
+
+/// Reads the 16 bytes at `from` exactly once: what is checked is what is used.
+///
+/// # Safety
+/// `from` points to [`DESCRIPTOR_SIZE`] bytes of mapped memory.
+#[inline]
+pub(crate) unsafe fn read_descriptor(from: NonNull<u8>) -> [u8; DESCRIPTOR_SIZE] {
+    let words = from.cast::<[u64; 2]>();
+    if words.is_aligned() {
+        // SAFETY: 16 mapped bytes, as the caller promises, and aligned. Volatile, as the guest
+        // may write at any time.
+        zerocopy::transmute!(unsafe { words.read_volatile() })
+    } else {
+        // SAFETY: 16 mapped bytes, as the caller promises; bytes need no alignment.
+        unsafe { from.cast::<[u8; DESCRIPTOR_SIZE]>().read_volatile() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(len: usize) -> Arc<MmapRegion> {
+        Arc::new(MmapRegion::new(len).expect("anonymous memory"))
+    }
+
+    fn region(guest_addr: u64, len: usize) -> Region {
+        Region::new(guest_addr, mapping(len), 0, len as u64).expect("a sound region")
+    }
+
+    #[test]
+    fn region_outside_of_its_mapping_is_refused() {
+        let bad = [
+            (0, 0, 0),
+            (0, 0, 0x2001),
+            (0, 0x1000, 0x1001),
+            (0, usize::MAX, 1),
+            (u64::MAX - 0xfff, 0, 0x1001),
+        ];
+        for (guest_addr, offset, len) in bad {
+            assert!(
+                Region::new(guest_addr, mapping(0x2000), offset, len).is_err(),
+                "{guest_addr:#x} {offset:#x} {len:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn overlapping_regions_are_refused_and_adjacent_ones_are_not() {
+        let overlap = GuestMemory::new(vec![region(0x3000, 0x1000), region(0x2000, 0x1001)]);
+        assert_eq!(overlap.err(), Some(MemoryError::Overlap(0x2000, 0x3000)));
+        GuestMemory::new(vec![region(0x3000, 0x1000), region(0x2000, 0x1000)])
+            .expect("adjacent regions");
+    }
+
+    #[test]
+    fn pieces_end_with_their_region() {
+        let memory = GuestMemory::new(vec![region(0x1000, 0x1000), region(0x2000, 0x1000)])
+            .expect("two regions");
+        let mut hint = 0;
+        for (addr, len, found) in [
+            (0x1000, 0x1000, Some(0x1000)),
+            (0x1fff, 2, Some(1)),
+            (0x2000, 2, Some(2)),
+            (0x2fff, u64::MAX, Some(1)),
+            (0x3000, 1, None),
+            (0xfff, 2, None),
+            (u64::MAX, 1, None),
+        ] {
+            let piece = memory.piece(addr, len, &mut hint).map(|piece| piece.len);
+            assert_eq!(piece, found, "{addr:#x}");
+        }
+        assert!(memory.contiguous(0x1800, 0x800).is_some());
+        assert!(memory.contiguous(0x1800, 0x801).is_none());
+    }
+}

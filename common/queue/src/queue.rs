@@ -1,0 +1,209 @@
+//! A virtqueue: a ring, the chain that is being looked at, and the requests that are kept.
+
+use crate::chain::{Chain, ChainError};
+use crate::memory::GuestMemory;
+use crate::request::{Kept, Register, Request};
+use crate::split::{self, RingError, SplitRing};
+
+/// Where the three areas of a ring are, as guest physical addresses (VIRTIO 1.4 §2.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The descriptor table.
+    pub descriptor: u64,
+    /// The available ring ("driver area").
+    pub available: u64,
+    /// The used ring ("device area").
+    pub used: u64,
+}
+
+/// What a queue is made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The number of descriptors, a power of two.
+    pub size: u16,
+    /// Where the ring is.
+    pub addresses: Addresses,
+    /// The available index to begin with.
+    pub base: u16,
+    /// `VIRTIO_F_EVENT_IDX` was negotiated.
+    pub event_idx: bool,
+    /// `VIRTIO_F_INDIRECT_DESC` was negotiated.
+    pub indirect: bool,
+}
+
+/// The device's side of one virtqueue.
+///
+/// The owner's loop: [`look`](Queue::look) once, [`pop`](Queue::pop) until `None`,
+/// [`publish`](Queue::publish) and call if it says so; when there is nothing more,
+/// [`arm`](Queue::arm), and sleep only if it returns false.
+///
+/// Memory is passed in, as it belongs to all queues of a device. After it has changed,
+/// [`rebind`](Queue::rebind) before anything else.
+#[derive(Debug)]
+pub struct Queue {
+    ring: SplitRing,
+    indirect: bool,
+    chain: Chain,
+    register: Register,
+}
+
+impl Queue {
+    /// A queue in `memory`. The used index goes on from what stands in the ring.
+    ///
+    /// # Errors
+    /// When the size is not one that a ring may have, or an area is misaligned or not in memory.
+    pub fn new(memory: &GuestMemory, config: &Config) -> Result<Self, RingError> {
+        Ok(Self {
+            ring: SplitRing::new(
+                memory,
+                &config.addresses,
+                config.size,
+                config.base,
+                config.event_idx,
+            )?,
+            indirect: config.indirect,
+            chain: Chain::new(),
+            register: Register::new(),
+        })
+    }
+
+    /// Whether a queue could be made from `config`. Touches nothing in memory.
+    ///
+    /// # Errors
+    /// As for [`Queue::new`].
+    pub fn check(memory: &GuestMemory, config: &Config) -> Result<(), RingError> {
+        split::check(memory, &config.addresses, config.size, config.event_idx)
+    }
+
+    /// Goes on in other memory, or at other addresses. On an error nothing has changed: the queue
+    /// still works on the memory that it had, and keeps it mapped.
+    ///
+    /// # Errors
+    /// As for [`Queue::new`].
+    pub fn rebind(&mut self, memory: &GuestMemory, addresses: &Addresses) -> Result<(), RingError> {
+        self.ring.rebind(memory, addresses)
+    }
+
+    /// Looks for new requests, and returns how many [`Queue::pop`] will give. None while the
+    /// device keeps as many as the ring is long: a driver that plays by the rules has no more.
+    ///
+    /// # Errors
+    /// When the driver's index cannot be right. Nothing was taken; look again when it has kicked.
+    #[inline]
+    pub fn look(&mut self) -> Result<u16, RingError> {
+        if self.is_full() {
+            return Ok(0);
+        }
+        self.ring.look()
+    }
+
+    /// The next request that [`Queue::look`] saw.
+    ///
+    /// # Errors
+    /// What is wrong with its chain. It has been returned with length 0 (or skipped, when the
+    /// driver named a descriptor that does not exist), and the queue goes on with the next.
+    #[inline]
+    pub fn pop<'a>(
+        &'a mut self,
+        memory: &'a GuestMemory,
+    ) -> Option<Result<Request<'a>, ChainError>> {
+        if self.is_full() {
+            return None;
+        }
+        let position = self.ring.taken();
+        let head = self.ring.take()?;
+        if head >= self.ring.size() {
+            let size = self.ring.size();
+            return Some(Err(ChainError::Head { head, size }));
+        }
+        if let Err(error) = self.chain.walk(&self.ring, memory, self.indirect, head) {
+            self.ring.push_used(head, 0);
+            return Some(Err(error));
+        }
+        Some(Ok(self.request(memory, head, position)))
+    }
+
+    fn is_full(&self) -> bool {
+        self.register.len() >= usize::from(self.ring.size())
+    }
+
+    #[inline]
+    fn request<'a>(&'a mut self, memory: &'a GuestMemory, head: u16, position: u64) -> Request<'a> {
+        Request::new(
+            head,
+            position,
+            memory,
+            &self.chain,
+            &mut self.ring,
+            &mut self.register,
+        )
+    }
+
+    /// Whether `kept` is a request of this run of this queue.
+    pub fn owns(&self, kept: &Kept) -> bool {
+        self.register.owns(kept)
+    }
+
+    /// Takes up a request that the device kept. `None` when it is not of this queue, or of an
+    /// earlier run of it, or its memory has been taken away: then it went back with length 0.
+    pub fn resume<'a>(&'a mut self, memory: &'a GuestMemory, kept: Kept) -> Option<Request<'a>> {
+        let (head, position, sound) = self.register.resume(kept, memory, &mut self.chain)?;
+        if !sound {
+            self.ring.push_used(head, 0);
+            return None;
+        }
+        Some(self.request(memory, head, position))
+    }
+
+    /// Shows the driver all answers up to now. True when it wants to be called for them.
+    #[inline]
+    pub fn publish(&mut self) -> bool {
+        if self.register.len() > 0 {
+            let ring = &mut self.ring;
+            self.register
+                .collect_dropped(|head| ring.push_used(head, 0));
+        }
+        self.ring.publish()
+    }
+
+    /// Asks for a kick with the next request. True when there is one already, so that sleeping
+    /// would miss it: [`look`](Queue::look) again.
+    #[inline]
+    pub fn arm(&mut self) -> bool {
+        self.ring.arm() && !self.is_full()
+    }
+
+    /// Asks for no kicks until [`Queue::arm`].
+    #[inline]
+    pub fn disarm(&mut self) {
+        self.ring.disarm();
+    }
+
+    /// Stops the queue. Requests that are kept, or were dropped since the last
+    /// [`publish`](Queue::publish), and are the newest are to be taken
+    /// again by whoever resumes at the base that is returned; others go back with length 0.
+    pub fn stop(mut self) -> Stopped {
+        let ring = &mut self.ring;
+        let base = self
+            .register
+            .rewind(ring.taken(), |head| ring.push_used(head, 0));
+        // The low 16 bits are the index.
+        let base = base as u16;
+        Stopped {
+            base,
+            call: ring.publish(),
+            more: ring.has_entries_from(base),
+        }
+    }
+}
+
+/// How a queue was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// The available index to go on from.
+    pub base: u16,
+    /// The driver wants a last call.
+    pub call: bool,
+    /// There are requests from `base` on already, for which the driver may not kick again.
+    pub more: bool,
+}

@@ -1,0 +1,218 @@
+//! Requests, and those that a device keeps to answer later. Neither can be lost: whichever way
+//! one is dropped, the driver gets its buffer back.
+
+use std::collections::BTreeMap;
+use std::mem::ManuallyDrop;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::chain::Chain;
+use crate::cursor::{Reader, Writer};
+use crate::memory::GuestMemory;
+use crate::split::SplitRing;
+
+/// One request of the driver: a descriptor chain, checked.
+///
+/// Answer it with [`Request::complete`], or hold on to it with [`Request::keep`]. Dropping it
+/// returns it with length 0.
+#[derive(Debug)]
+pub struct Request<'a> {
+    head: u16,
+    position: u64,
+    reader: Reader<'a>,
+    writer: Writer<'a>,
+    chain: &'a Chain,
+    ring: &'a mut SplitRing,
+    register: &'a mut Register,
+}
+
+impl<'a> Request<'a> {
+    #[inline]
+    pub(crate) fn new(
+        head: u16,
+        position: u64,
+        memory: &'a GuestMemory,
+        chain: &'a Chain,
+        ring: &'a mut SplitRing,
+        register: &'a mut Register,
+    ) -> Self {
+        Self {
+            head,
+            position,
+            reader: Reader::new(memory, chain.readable()),
+            writer: Writer::new(memory, chain.writable()),
+            chain,
+            ring,
+            register,
+        }
+    }
+
+    /// What the driver sent.
+    #[inline]
+    pub fn reader(&mut self) -> &mut Reader<'a> {
+        &mut self.reader
+    }
+
+    /// Room for the answer.
+    #[inline]
+    pub fn writer(&mut self) -> &mut Writer<'a> {
+        &mut self.writer
+    }
+
+    /// Both ends at once.
+    #[inline]
+    pub fn split(&mut self) -> (&mut Reader<'a>, &mut Writer<'a>) {
+        (&mut self.reader, &mut self.writer)
+    }
+
+    /// How many bytes the driver sent, read or not.
+    pub fn readable_len(&self) -> usize {
+        self.chain.readable().1
+    }
+
+    /// How many bytes the answer may have, written or not.
+    pub fn writable_len(&self) -> usize {
+        self.chain.writable().1
+    }
+
+    /// Returns the request to the driver. The used length is what was written.
+    #[inline]
+    pub fn complete(self) {
+        let mut this = ManuallyDrop::new(self);
+        // Fits: a chain's buffers add up to less than 2^32 (`ChainError::TooLarge`).
+        let written = this.writer.written() as u32;
+        let head = this.head;
+        this.ring.push_used(head, written);
+    }
+
+    /// Puts the request aside, to be answered through [`Queue::resume`](crate::Queue::resume).
+    /// What was read or written so far is forgotten: it begins again.
+    pub fn keep(self) -> Kept {
+        let mut this = ManuallyDrop::new(self);
+        let (position, head, chain) = (this.position, this.head, this.chain);
+        this.register.add(position, head, chain)
+    }
+}
+
+impl Drop for Request<'_> {
+    fn drop(&mut self) {
+        self.ring.push_used(self.head, 0);
+    }
+}
+
+/// A request that a device holds on to. Dropping it returns it to the driver with length 0.
+#[derive(Debug)]
+pub struct Kept {
+    queue: u64,
+    position: u64,
+    /// Address and length of each segment, the readable ones first.
+    segments: Box<[(u64, u32)]>,
+    readable: usize,
+    dropped: Arc<Mutex<Vec<u64>>>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // Poisoned or not, a list of numbers is whole.
+        let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        dropped.push(self.position);
+    }
+}
+
+/// The requests of one queue that a device keeps. All of this is off the fast path.
+#[derive(Debug)]
+pub(crate) struct Register {
+    /// Tells this queue's requests from another's, or from those of an earlier run of it.
+    queue: u64,
+    /// Position in the available ring and head of each.
+    kept: BTreeMap<u64, u16>,
+    dropped: Arc<Mutex<Vec<u64>>>,
+}
+
+impl Register {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self {
+            queue: NEXT.fetch_add(1, Ordering::Relaxed),
+            kept: BTreeMap::new(),
+            dropped: Arc::default(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    fn add(&mut self, position: u64, head: u16, chain: &Chain) -> Kept {
+        let (readable, _) = chain.readable();
+        let (writable, _) = chain.writable();
+        self.kept.insert(position, head);
+        Kept {
+            queue: self.queue,
+            position,
+            segments: readable
+                .iter()
+                .chain(writable)
+                // Fits: a segment is a part of a descriptor, whose length is a u32.
+                .map(|segment| (segment.guest_addr, segment.len as u32))
+                .collect(),
+            readable: readable.len(),
+            dropped: Arc::clone(&self.dropped),
+        }
+    }
+
+    pub(crate) fn owns(&self, kept: &Kept) -> bool {
+        kept.queue == self.queue
+    }
+
+    /// Forgets `kept` and returns its head and position, with its segments in `chain`, and
+    /// whether they are all in memory still. `None` when it is not of this queue.
+    pub(crate) fn resume(
+        &mut self,
+        kept: Kept,
+        memory: &GuestMemory,
+        chain: &mut Chain,
+    ) -> Option<(u16, u64, bool)> {
+        if !self.owns(&kept) {
+            return None;
+        }
+        let head = self.kept.remove(&kept.position)?;
+        chain.clear();
+        let sound = kept
+            .segments
+            .iter()
+            .enumerate()
+            .all(|(index, &(addr, len))| {
+                let writable = index >= kept.readable;
+                chain.add_buffer(memory, addr, len, writable).is_ok()
+            });
+        // `kept` drops here and reports its position, which is not in the register any more.
+        Some((head, kept.position, sound))
+    }
+
+    /// Gives `back` the head of each request that a device dropped.
+    pub(crate) fn collect_dropped(&mut self, mut back: impl FnMut(u16)) {
+        let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        for position in dropped.drain(..) {
+            if let Some(head) = self.kept.remove(&position) {
+                back(head);
+            }
+        }
+    }
+
+    /// Forgets all kept requests, as the ring stops with `taken` entries taken. Those that are
+    /// the newest without a gap can be taken again: the position to go on from is returned. The
+    /// heads of the others are given `back`.
+    pub(crate) fn rewind(&mut self, taken: u64, mut back: impl FnMut(u16)) -> u64 {
+        let mut base = taken;
+        while let Some(before) = base.checked_sub(1)
+            && self.kept.remove(&before).is_some()
+        {
+            base = before;
+        }
+        for (_, head) in std::mem::take(&mut self.kept) {
+            back(head);
+        }
+        base
+    }
+}
