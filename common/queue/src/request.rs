@@ -108,13 +108,17 @@ pub struct Kept {
     /// Address and length of each segment, the readable ones first.
     segments: Box<[(u64, u32)]>,
     readable: usize,
-    dropped: Arc<Mutex<Vec<u64>>>,
+    /// Where to report that it was dropped; nowhere once it has been resumed.
+    dropped: Option<Arc<Mutex<Vec<u64>>>>,
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
+        let Some(dropped) = &self.dropped else {
+            return;
+        };
         // Poisoned or not, a list of numbers is whole.
-        let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut dropped = dropped.lock().unwrap_or_else(PoisonError::into_inner);
         dropped.push(self.position);
     }
 }
@@ -157,7 +161,7 @@ impl Register {
                 .map(|segment| (segment.guest_addr, segment.len as u32))
                 .collect(),
             readable: readable.len(),
-            dropped: Arc::clone(&self.dropped),
+            dropped: Some(Arc::clone(&self.dropped)),
         }
     }
 
@@ -169,7 +173,7 @@ impl Register {
     /// whether they are all in memory still. `None` when it is not of this queue.
     pub(crate) fn resume(
         &mut self,
-        kept: Kept,
+        mut kept: Kept,
         memory: &GuestMemory,
         chain: &mut Chain,
     ) -> Option<(u16, u64, bool)> {
@@ -177,6 +181,8 @@ impl Register {
             return None;
         }
         let head = self.kept.remove(&kept.position)?;
+        // It may be kept again, under the same position.
+        kept.dropped = None;
         chain.clear();
         let sound = kept
             .segments
@@ -186,7 +192,6 @@ impl Register {
                 let writable = index >= kept.readable;
                 chain.add_buffer(memory, addr, len, writable).is_ok()
             });
-        // `kept` drops here and reports its position, which is not in the register any more.
         Some((head, kept.position, sound))
     }
 

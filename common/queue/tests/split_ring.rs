@@ -580,6 +580,31 @@ fn a_kept_request_that_is_dropped_goes_back_with_length_0() {
 }
 
 #[test]
+fn a_request_may_be_kept_again_and_again() {
+    let mut rig = Rig::new(Setup::default());
+    let answer = rig.writable(4);
+    rig.ring.add(&[answer]).expect("room");
+    rig.ring.publish();
+    let mut kept = None;
+    rig.serve(|request| kept = Some(request.keep()));
+    for _ in 0..3 {
+        let again = kept.take().expect("one request");
+        let request = rig.queue.resume(&rig.memory, again).expect("still there");
+        kept = Some(request.keep());
+        rig.queue.publish();
+        assert!(rig.ring.pop_used().is_none(), "still kept");
+    }
+    let request = rig
+        .queue
+        .resume(&rig.memory, kept.take().expect("one request"));
+    let mut request = request.expect("still there");
+    request.writer().write_all(&[1; 4]).expect("room");
+    request.complete();
+    rig.queue.publish();
+    assert_eq!(rig.ring.pop_used().expect("an answer").len, 4);
+}
+
+#[test]
 fn a_device_cannot_keep_more_than_the_ring_is_long() {
     let mut rig = Rig::new(Setup::default());
     let mut kept = Vec::new();

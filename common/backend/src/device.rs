@@ -1,0 +1,86 @@
+//! What a device is, seen from its session: the [`Device`] trait.
+//!
+//! A device implements its chapter of the VIRTIO specification and nothing else: it never sees
+//! a socket, a ring or a thread. The session calls it from one thread only, so it needs no lock.
+
+use std::os::fd::BorrowedFd;
+
+use vhost_device_queue::Request;
+
+use crate::session::Queues;
+
+/// The index of a virtqueue of a device, as the device's specification numbers them.
+pub type QueueIndex = u16;
+
+/// What a device is: fixed for its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// The device's VIRTIO id, for example 4 for entropy (VIRTIO 1.4 §5).
+    pub device_id: u32,
+    /// How many virtqueues it has, with those that a feature bit enables.
+    pub queues: u16,
+    /// The device's own feature bits, 0 to 23 and 50 to 127 (VIRTIO 1.4 §2.2). The session adds
+    /// those of the transport and of the ring.
+    pub features: u64,
+}
+
+/// A set of features that the device cannot work with, and why, for the log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
+
+/// A VirtIO device: gets requests, answers them.
+///
+/// One value serves one connection of one guest. It is made when the front-end connects and
+/// dropped when it leaves, so what must outlast a connection (open hardware, quotas) lives in
+/// what makes it.
+pub trait Device {
+    /// What the device is. The session asks once.
+    fn describe(&self) -> Description;
+
+    /// The device's configuration space as it is now; empty when it has none.
+    fn config(&self) -> &[u8] {
+        &[]
+    }
+
+    /// Takes note of the features that the driver accepted (a subset of what was offered), or
+    /// refuses to work with them.
+    ///
+    /// # Errors
+    /// The reason; the front-end's `SET_FEATURES` then fails.
+    fn negotiated(&mut self, features: u64) -> Result<(), Refused> {
+        let _ = features;
+        Ok(())
+    }
+
+    /// Answers one request: [`Request::complete`], [`Request::keep`] to answer it later through
+    /// [`Queues::resume`], or drop it, which returns it to the driver with length 0.
+    fn handle(&mut self, queue: QueueIndex, request: Request<'_>);
+
+    /// Nothing more is available on `queue` now: the place to flush what was collected over
+    /// several requests.
+    fn end_of_batch(&mut self, queue: QueueIndex, queues: &mut Queues<'_>) {
+        let _ = (queue, queues);
+    }
+
+    /// The file descriptors that the session watches for the device, for as long as it lives.
+    /// [`Device::on_event`] gets the position in this list.
+    fn event_sources(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+
+    /// Event source `source` is readable. The device must read it, or it is called again at once.
+    fn on_event(&mut self, source: usize, queues: &mut Queues<'_>) {
+        let _ = (source, queues);
+    }
+
+    /// `queue` stops: the driver took it back. Whatever the device keeps of it is given up and
+    /// must be dropped here: `kept` requests that were the newest are seen again when the queue
+    /// resumes, older ones go back with length 0.
+    fn queue_stopped(&mut self, queue: QueueIndex) {
+        let _ = queue;
+    }
+
+    /// Returns to the state of a new device. The queues have been stopped before.
+    fn reset(&mut self) {}
+}

@@ -1,0 +1,32 @@
+//! One guest's session: what a vhost-user front-end says on its socket, the guest's memory, the
+//! vrings, the event loop, and the [`Device`] trait.
+//!
+//! [`serve`] runs one connection on the thread that calls it, from the first message to the
+//! last. Messages, kicks and the device's own events are handled one after the other on that
+//! thread, so a request is never torn by a change of memory, and a reply means that the change
+//! is in force: the order of the loop is the lock.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`device`] | the trait that a device implements |
+//! | `session` | the event loop, and which queue runs next |
+//! | `messages` | vhost-user messages, as the `vhost` crate calls them |
+//! | `inbox` | whether a whole message has arrived, so that reading it cannot block |
+//! | `vring` | what the front-end said of one vring, and its queue while it runs |
+//! | `table` | the memory table: files of the front-end, mapped |
+//! | `sigbus` | a file that is truncated under its mapping ends one session, not the process |
+//! | `rate_limit` | a guest cannot flood the log |
+
+pub mod device;
+mod inbox;
+mod messages;
+mod rate_limit;
+mod session;
+mod sigbus;
+mod table;
+mod vring;
+
+pub use device::{Description, Device, QueueIndex, Refused};
+pub use rate_limit::RateLimit;
+pub use session::{End, Error, Options, Queues, serve};
+pub use table::MAX_MEM_SLOTS;

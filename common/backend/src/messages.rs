@@ -1,0 +1,228 @@
+//! vhost-user messages, as the `vhost` crate's message layer calls them.
+//!
+//! A method that returns [`refused`] makes its message fail, and the session goes on. Any other
+//! error, above all in a message that must be answered with a value, closes the connection.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io;
+
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
+    VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig,
+    VhostUserSharedMsg, VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
+};
+use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
+
+use crate::device::Device;
+use crate::session::Session;
+use crate::table::{Entry, MAX_MEM_SLOTS, Table};
+use crate::vring::{Kick, UserAddresses};
+
+/// The base of each region in this process, in the only message that may ask for it.
+type RegionBases = Option<Vec<vhost::VhostUserMemoryRegionBase>>;
+
+/// The message fails, the connection stays.
+fn refused(why: impl Display) -> Error {
+    Error::ReqHandlerError(io::Error::other(why.to_string()))
+}
+
+impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
+    fn set_owner(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Deprecated; the specification lets a back-end ignore it.
+    fn reset_owner(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn reset_device(&mut self) -> Result<()> {
+        self.reset();
+        Ok(())
+    }
+
+    fn get_features(&mut self) -> Result<u64> {
+        Ok(self.offered())
+    }
+
+    fn set_features(&mut self, features: u64) -> Result<()> {
+        self.negotiate(features).map_err(refused)
+    }
+
+    fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
+        Ok(self.offered_protocol())
+    }
+
+    fn set_protocol_features(&mut self, features: u64) -> Result<()> {
+        // First, as the message layer takes them whatever is returned here.
+        self.set_reply_ack(features & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0);
+        let unknown = features & !self.offered_protocol().bits();
+        if unknown != 0 {
+            return Err(refused(format_args!(
+                "protocol features {unknown:#x} were not offered"
+            )));
+        }
+        Ok(())
+    }
+
+    fn set_mem_table(
+        &mut self,
+        regions: &[VhostUserMemoryRegion],
+        files: Vec<File>,
+        _postcopy_listening: Option<bool>,
+    ) -> Result<RegionBases> {
+        let entries: std::result::Result<Vec<_>, _> = regions
+            .iter()
+            .zip(files)
+            .map(|(region, file)| Entry::map(region, file))
+            .collect();
+        let table = Table::new(entries.map_err(refused)?);
+        self.change_memory(table).map_err(refused)?;
+        Ok(None)
+    }
+
+    fn get_max_mem_slots(&mut self) -> Result<u64> {
+        Ok(MAX_MEM_SLOTS as u64)
+    }
+
+    fn add_mem_region(
+        &mut self,
+        region: &VhostUserSingleMemoryRegion,
+        file: File,
+        _postcopy_listening: Option<bool>,
+    ) -> Result<Option<vhost::VhostUserMemoryRegionBase>> {
+        let entry = Entry::map(region, file).map_err(refused)?;
+        let table = self.table().with(entry).map_err(refused)?;
+        self.change_memory(table).map_err(refused)?;
+        Ok(None)
+    }
+
+    fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
+        let table = self.table().without(region).map_err(refused)?;
+        self.change_memory(table).map_err(refused)
+    }
+
+    fn get_queue_num(&mut self) -> Result<u64> {
+        Ok(self.vring_count())
+    }
+
+    fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
+        let vring = self.stopped_vring(index).map_err(refused)?;
+        vring.set_size(num).map_err(refused)
+    }
+
+    fn set_vring_addr(
+        &mut self,
+        index: u32,
+        _flags: VhostUserVringAddrFlags,
+        descriptor: u64,
+        used: u64,
+        available: u64,
+        _log: u64,
+    ) -> Result<()> {
+        let addresses = UserAddresses {
+            descriptor,
+            available,
+            used,
+        };
+        self.set_addresses(index, addresses).map_err(refused)
+    }
+
+    fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
+        let vring = self.stopped_vring(index).map_err(refused)?;
+        // A split ring's index has 16 bits; cutting a longer one would resume at another place.
+        vring.base = u16::try_from(base).map_err(|_| {
+            refused(format_args!(
+                "base {base:#x} of a split ring is over 16 bits"
+            ))
+        })?;
+        Ok(())
+    }
+
+    fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
+        let base = self.stop(index).map_err(|_| Error::InvalidParam)?;
+        Ok(VhostUserVringState::new(index, base.into()))
+    }
+
+    fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> Result<()> {
+        let kick = fd.map_or(Kick::Polled, Kick::Fd);
+        self.set_kick(index.into(), kick).map_err(refused)
+    }
+
+    fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> Result<()> {
+        self.set_call(index.into(), fd).map_err(refused)
+    }
+
+    fn set_vring_err(&mut self, index: u8, fd: Option<File>) -> Result<()> {
+        let vring = self.vring(index.into()).map_err(refused)?;
+        vring.set_err(fd).map_err(refused)
+    }
+
+    fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
+        self.enable(index, enable).map_err(refused)
+    }
+
+    fn get_config(
+        &mut self,
+        offset: u32,
+        size: u32,
+        _flags: VhostUserConfigFlags,
+    ) -> Result<Vec<u8>> {
+        self.read_config(offset, size)
+            .map(<[u8]>::to_vec)
+            .ok_or(Error::InvalidParam)
+    }
+
+    fn set_config(
+        &mut self,
+        _offset: u32,
+        _buf: &[u8],
+        _flags: VhostUserConfigFlags,
+    ) -> Result<()> {
+        Err(refused("the device's configuration cannot be written"))
+    }
+
+    // What follows belongs to protocol features that are not offered: the front-end should not
+    // have sent it.
+
+    fn set_gpu_socket(&mut self, _gpu_backend: GpuBackend) -> Result<()> {
+        Err(refused("this is not a GPU"))
+    }
+
+    fn get_shared_object(&mut self, _uuid: VhostUserSharedMsg) -> Result<File> {
+        Err(Error::InvalidOperation("shared objects are not offered"))
+    }
+
+    fn get_inflight_fd(
+        &mut self,
+        _inflight: &VhostUserInflight,
+    ) -> Result<(VhostUserInflight, File)> {
+        Err(Error::InvalidOperation("inflight tracking is not offered"))
+    }
+
+    fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
+        Err(refused("inflight tracking is not offered"))
+    }
+
+    fn set_device_state_fd(
+        &mut self,
+        _direction: VhostTransferStateDirection,
+        _phase: VhostTransferStatePhase,
+        _fd: File,
+    ) -> Result<Option<File>> {
+        Err(refused("device state is not offered"))
+    }
+
+    fn check_device_state(&mut self) -> Result<()> {
+        Err(refused("device state is not offered"))
+    }
+
+    fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
+        Err(Error::InvalidOperation("shared memory is not offered"))
+    }
+
+    fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
+        Err(Error::InvalidOperation("a dirty log is not offered"))
+    }
+}

@@ -1,0 +1,768 @@
+//! The event loop of one connection, and the state that its messages change.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use vhost::vhost_user::BackendReqHandler;
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost_device_queue::{GuestMemory, Kept, Request};
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+use crate::device::{Device, QueueIndex, Refused};
+use crate::inbox::{self, Inbox};
+use crate::rate_limit::RateLimit;
+use crate::sigbus::Watch;
+use crate::table::{Table, TableError};
+use crate::vring::{Kick, RingFeatures, UserAddresses, Vring, VringError, never_blocking};
+
+/// The most requests that are answered before the driver is shown the answers, and before other
+/// queues and the socket are looked at. Stops one queue from holding up everything else.
+const BATCH: u16 = 64;
+
+/// The most bytes of requests in a batch: long requests are shown one by one, so that the driver
+/// works on one while the device works on the next.
+const BATCH_BYTES: usize = 32 * 1024;
+
+/// The most messages that are handled before the queues are looked at again.
+const MESSAGES: usize = 32;
+
+/// How often a ring without a kick is looked at while nothing comes, in milliseconds.
+const POLL_PERIOD_MS: i32 = 1;
+
+/// How a session is run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// What the log calls the guest.
+    pub name: String,
+    /// How long to look for more requests after the last before sleeping. Spins: it costs a
+    /// core for that long, and saves the driver a kick.
+    pub poll: Duration,
+}
+
+/// How a session came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The front-end left.
+    Disconnected,
+    /// The stop fd became readable.
+    Stopped,
+}
+
+/// Why a session was broken off.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A call to the operating system failed.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The front-end sent something that is not vhost-user, or not what it may send now.
+    #[error("the front-end broke the protocol: {0}")]
+    Protocol(#[from] vhost::vhost_user::Error),
+    /// The front-end left in the middle of a message.
+    #[error("the front-end left in the middle of a message")]
+    Partial,
+    /// The front-end truncated a file that guest memory is in.
+    #[error("the front-end truncated a file that holds guest memory")]
+    MemoryLost,
+}
+
+fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
+    move |source| Error::System {
+        what,
+        source: source.into(),
+    }
+}
+
+/// Why a message fails. The session goes on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MessageError {
+    #[error("there is no vring {0}")]
+    NoVring(u32),
+    #[error("vring {0} is running")]
+    Running(u32),
+    #[error("features {0:#x} were not offered")]
+    NotOffered(u64),
+    #[error("ring features cannot change while vrings run")]
+    RingFeatures,
+    #[error("the device refuses the features: {0}")]
+    Device(#[from] Refused),
+    #[error("vring {index}: {source}")]
+    Vring { index: u32, source: VringError },
+    #[error("vring {index}: the file descriptor cannot be used: {source}")]
+    Fd { index: u32, source: io::Error },
+}
+
+/// The device's queues, for what it answers outside of [`Device::handle`].
+#[derive(Debug)]
+pub struct Queues<'a> {
+    vrings: &'a mut [Vring],
+    memory: &'a GuestMemory,
+}
+
+impl Queues<'_> {
+    /// Takes up a request that was kept. `None` when its queue has been stopped since, or its
+    /// memory was taken away: there is nobody to answer.
+    pub fn resume(&mut self, kept: Kept) -> Option<Request<'_>> {
+        let queue = self
+            .vrings
+            .iter_mut()
+            .filter_map(|vring| vring.queue.as_mut())
+            .find(|queue| queue.owns(&kept))?;
+        queue.resume(self.memory, kept)
+    }
+}
+
+/// What an event on the epoll means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    Stop,
+    Socket,
+    Kick(u32),
+    Device(u32),
+}
+
+impl Token {
+    const fn encode(self) -> u64 {
+        match self {
+            Self::Stop => 0,
+            Self::Socket => 1,
+            Self::Kick(index) => 2 << 32 | index as u64,
+            Self::Device(index) => 3 << 32 | index as u64,
+        }
+    }
+
+    fn decode(data: u64) -> Self {
+        // The low half is the index.
+        let index = data as u32;
+        match data >> 32 {
+            2 => Self::Kick(index),
+            3 => Self::Device(index),
+            _ if index == 1 => Self::Socket,
+            _ => Self::Stop,
+        }
+    }
+}
+
+fn watch(epoll: &Epoll, fd: RawFd, token: Token, events: EventSet) -> io::Result<()> {
+    let event = EpollEvent::new(events, token.encode());
+    epoll.ctl(ControlOperation::Add, fd, event)
+}
+
+/// The front-end holds the other end of a kick: closing ours would not unregister it.
+fn unwatch(epoll: &Epoll, kick: &Kick) {
+    if let Kick::Fd(fd) = kick {
+        let none = EpollEvent::default();
+        // It was registered when it was taken; nothing else can be wrong with it.
+        let _ = epoll.ctl(ControlOperation::Delete, fd.as_raw_fd(), none);
+    }
+}
+
+/// Serves one front-end on `stream`, on this thread, until it leaves or `stop` is readable.
+///
+/// # Errors
+/// When the front-end breaks the protocol or takes its memory away, or the operating system
+/// fails. The connection is closed in every case; the caller may take the next one.
+pub fn serve<D: Device>(
+    stream: UnixStream,
+    device: D,
+    options: &Options,
+    stop: BorrowedFd<'_>,
+) -> Result<End, Error> {
+    let epoll = Arc::new(Epoll::new().map_err(system("create an epoll"))?);
+    stream
+        .set_nonblocking(false)
+        .map_err(system("make the socket blocking"))?;
+    watch(&epoll, stop.as_raw_fd(), Token::Stop, EventSet::IN)
+        .map_err(system("watch the stop fd"))?;
+    // By edges: what is in the socket may be half a message, which is left there.
+    let edges = EventSet::IN | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
+    watch(&epoll, stream.as_raw_fd(), Token::Socket, edges).map_err(system("watch the socket"))?;
+    for (index, fd) in (0..).zip(device.event_sources()) {
+        watch(&epoll, fd.as_raw_fd(), Token::Device(index), EventSet::IN)
+            .map_err(system("watch a file descriptor of the device"))?;
+    }
+    let inbox = stream.try_clone().map_err(system("clone the socket"))?;
+    // The message layer wants a shared handler with a lock. It is never waited for: everything
+    // happens on this thread. It is taken once a turn of the loop, not for each request.
+    let session = Arc::new(Mutex::new(Session::new(
+        device,
+        options,
+        Arc::clone(&epoll),
+    )));
+    let messages = BackendReqHandler::from_stream(stream, Arc::clone(&session));
+    Loop {
+        epoll,
+        inbox,
+        messages,
+        session,
+        readable: true,
+        hung_up: false,
+    }
+    .run()
+}
+
+/// One connection: its sources of events, and its session.
+struct Loop<D: Device> {
+    epoll: Arc<Epoll>,
+    inbox: UnixStream,
+    messages: BackendReqHandler<Mutex<Session<D>>>,
+    session: Arc<Mutex<Session<D>>>,
+    /// There may be messages in the socket.
+    readable: bool,
+    /// There will be no more.
+    hung_up: bool,
+}
+
+impl<D: Device> Loop<D> {
+    fn run(mut self) -> Result<End, Error> {
+        let mut events = [EpollEvent::default(); 16];
+        loop {
+            let timeout = match self.readable {
+                true => 0,
+                false => self.session().prepare_to_wait(),
+            };
+            let count = match self.epoll.wait(timeout, &mut events) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+                Err(error) => return Err(system("wait for events")(error)),
+            };
+            let happened = events.get(..count).unwrap_or_default();
+            if self.dispatch(happened) == Some(End::Stopped) {
+                return Ok(End::Stopped);
+            }
+            if self.readable
+                && let Some(end) = self.handle_messages()?
+            {
+                return Ok(end);
+            }
+            let mut session = self.session();
+            session.run_queues();
+            if session.watch.was_hit() {
+                return Err(Error::MemoryLost);
+            }
+        }
+    }
+
+    fn session(&self) -> MutexGuard<'_, Session<D>> {
+        // A panic ends this thread: nobody sees a poisoned lock.
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dispatch(&mut self, events: &[EpollEvent]) -> Option<End> {
+        for event in events {
+            match Token::decode(event.data()) {
+                Token::Stop => return Some(End::Stopped),
+                Token::Socket => {
+                    let gone = EventSet::READ_HANG_UP | EventSet::HANG_UP | EventSet::ERROR;
+                    self.readable = true;
+                    self.hung_up |= event.event_set().intersects(gone);
+                }
+                Token::Kick(index) => self.session().kicked(index),
+                Token::Device(index) => self.session().device_event(index),
+            }
+        }
+        None
+    }
+
+    /// Handles the messages that have arrived whole.
+    fn handle_messages(&mut self) -> Result<Option<End>, Error> {
+        for _ in 0..MESSAGES {
+            match inbox::look(&self.inbox).map_err(system("look into the socket"))? {
+                Inbox::Message => self.handle_message()?,
+                Inbox::Misaligned(header) => {
+                    let mut session = self.session();
+                    session.refused("ring addresses are misaligned");
+                    let reply_ack = session.reply_ack;
+                    drop(session);
+                    inbox::refuse(&self.inbox, header, reply_ack)
+                        .map_err(system("answer the front-end"))?;
+                }
+                Inbox::Incomplete if self.hung_up => return self.hang_up().map(Some),
+                Inbox::Incomplete => {
+                    self.readable = false;
+                    break;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn handle_message(&mut self) -> Result<(), Error> {
+        match self.messages.handle_request() {
+            Ok(()) => Ok(()),
+            Err(vhost::vhost_user::Error::ReqHandlerError(why)) => {
+                self.session().refused(why);
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn hang_up(&self) -> Result<End, Error> {
+        match rustix::io::ioctl_fionread(&self.inbox) {
+            Ok(0) => Ok(End::Disconnected),
+            _ => Err(Error::Partial),
+        }
+    }
+}
+
+/// What the messages of one connection have set up.
+pub(crate) struct Session<D> {
+    device: D,
+    name: String,
+    poll: Duration,
+    epoll: Arc<Epoll>,
+    /// What the device and the ring offer, and what was accepted of it.
+    offered: u64,
+    accepted: u64,
+    reply_ack: bool,
+    table: Table,
+    memory: GuestMemory,
+    vrings: Vec<Vring>,
+    watch: Watch,
+    /// A request was handled since the thread last slept.
+    active: bool,
+    bad_chains: RateLimit,
+    bad_rings: RateLimit,
+    bad_messages: RateLimit,
+}
+
+impl<D: Device> Session<D> {
+    fn new(device: D, options: &Options, epoll: Arc<Epoll>) -> Self {
+        let description = device.describe();
+        let ours = 1 << VIRTIO_F_VERSION_1
+            | 1 << VIRTIO_RING_F_INDIRECT_DESC
+            | 1 << VIRTIO_RING_F_EVENT_IDX;
+        Self {
+            offered: description.features | ours,
+            vrings: (0..description.queues).map(|_| Vring::default()).collect(),
+            device,
+            name: options.name.clone(),
+            poll: options.poll,
+            epoll,
+            accepted: 0,
+            reply_ack: false,
+            table: Table::default(),
+            memory: GuestMemory::default(),
+            watch: Watch::new(),
+            active: false,
+            bad_chains: RateLimit::default(),
+            bad_rings: RateLimit::default(),
+            bad_messages: RateLimit::default(),
+        }
+    }
+
+    /// A message failed; the front-end learns it only if it asked for a reply.
+    fn refused(&mut self, why: impl std::fmt::Display) {
+        let line = format_args!("{}: refused a message of the front-end: {why}", self.name);
+        self.bad_messages.warn(line);
+    }
+
+    pub(crate) fn offered(&self) -> u64 {
+        self.offered | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+    }
+
+    pub(crate) fn offered_protocol(&self) -> VhostUserProtocolFeatures {
+        let mut features = VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::RESET_DEVICE;
+        if !self.device.config().is_empty() {
+            features |= VhostUserProtocolFeatures::CONFIG;
+        }
+        features
+    }
+
+    pub(crate) fn set_reply_ack(&mut self, on: bool) {
+        self.reply_ack = on;
+    }
+
+    pub(crate) fn negotiate(&mut self, features: u64) -> Result<(), MessageError> {
+        let unknown = features & !self.offered();
+        if unknown != 0 {
+            return Err(MessageError::NotOffered(unknown));
+        }
+        let running = self.vrings.iter().any(|vring| vring.queue.is_some());
+        if running && ring_features(features) != self.ring_features() {
+            return Err(MessageError::RingFeatures);
+        }
+        self.device.negotiated(features & self.offered)?;
+        self.accepted = features;
+        // Without PROTOCOL_FEATURES there is no message to enable a ring: it may run now.
+        (0..)
+            .take(self.vrings.len())
+            .for_each(|index| self.wake(index));
+        Ok(())
+    }
+
+    fn ring_features(&self) -> RingFeatures {
+        ring_features(self.accepted)
+    }
+
+    pub(crate) fn read_config(&self, offset: u32, size: u32) -> Option<&[u8]> {
+        let start = usize::try_from(offset).ok()?;
+        let end = start.checked_add(usize::try_from(size).ok()?)?;
+        self.device.config().get(start..end)
+    }
+
+    pub(crate) fn vring_count(&self) -> u64 {
+        self.vrings.len() as u64
+    }
+
+    pub(crate) fn vring(&mut self, index: u32) -> Result<&mut Vring, MessageError> {
+        usize::try_from(index)
+            .ok()
+            .and_then(|index| self.vrings.get_mut(index))
+            .ok_or(MessageError::NoVring(index))
+    }
+
+    /// The vring, for changes that a running queue could not follow.
+    pub(crate) fn stopped_vring(&mut self, index: u32) -> Result<&mut Vring, MessageError> {
+        let vring = self.vring(index)?;
+        match vring.queue {
+            Some(_) => Err(MessageError::Running(index)),
+            None => Ok(vring),
+        }
+    }
+
+    pub(crate) fn set_addresses(
+        &mut self,
+        index: u32,
+        addresses: UserAddresses,
+    ) -> Result<(), MessageError> {
+        let features = self.ring_features();
+        let memory = self.memory.clone();
+        let table = self.table.clone();
+        let vring = self.vring(index)?;
+        vring
+            .set_addresses(addresses, &table, &memory, features)
+            .map_err(|source| MessageError::Vring { index, source })?;
+        self.wake(index);
+        Ok(())
+    }
+
+    /// Puts `kick` in the place of the old one. A kick that the old one holds counts.
+    pub(crate) fn set_kick(&mut self, index: u32, kick: Kick) -> Result<(), MessageError> {
+        let epoll = Arc::clone(&self.epoll);
+        let unusable = |source| MessageError::Fd { index, source };
+        let vring = self.vring(index)?;
+        let kick = match kick {
+            Kick::Fd(fd) => {
+                let fd = never_blocking(fd).map_err(|error| unusable(error.into()))?;
+                // By edges, so that a kick need not be read to be answered: one system call
+                // less for each.
+                let edges = EventSet::IN | EventSet::EDGE_TRIGGERED;
+                watch(&epoll, fd.as_raw_fd(), Token::Kick(index), edges).map_err(unusable)?;
+                Kick::Fd(fd)
+            }
+            other => other,
+        };
+        let kicked = vring.take_kicks();
+        unwatch(&epoll, &std::mem::replace(&mut vring.kick, kick));
+        // A ring that resumes has been kicked before, perhaps for the last time.
+        let resumes = vring.base != 0;
+        vring.started |= kicked || resumes || matches!(vring.kick, Kick::Polled);
+        self.wake(index);
+        Ok(())
+    }
+
+    /// Puts `fd` in the place of the old call. What the old one may have swallowed is repeated.
+    pub(crate) fn set_call(&mut self, index: u32, fd: Option<File>) -> Result<(), MessageError> {
+        let vring = self.vring(index)?;
+        vring.set_call(fd).map_err(|error| MessageError::Fd {
+            index,
+            source: error.into(),
+        })?;
+        if vring.queue.is_some() {
+            vring.call();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn enable(&mut self, index: u32, enable: bool) -> Result<(), MessageError> {
+        self.vring(index)?.enabled = enable;
+        self.wake(index);
+        Ok(())
+    }
+
+    /// A kick has come.
+    fn kicked(&mut self, index: u32) {
+        if let Ok(vring) = self.vring(index) {
+            vring.started = true;
+            self.wake(index);
+        }
+    }
+
+    /// Lets the queue of a vring run if it is started and enabled, and stops it if it is not.
+    fn wake(&mut self, index: u32) {
+        let features = self.ring_features();
+        let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+        let always_enabled = self.accepted & protocol == 0;
+        let Some(vring) = usize::try_from(index)
+            .ok()
+            .and_then(|index| self.vrings.get_mut(index))
+        else {
+            return;
+        };
+        if !vring.started || !(vring.enabled || always_enabled) {
+            // It is there, and has nothing that could fail.
+            let _ = self.halt(index);
+            return;
+        }
+        if let Err(why) = vring.start(&self.table, &self.memory, features) {
+            vring.report_error();
+            let line = format_args!("{}: vring {index} cannot run: {why}", self.name);
+            self.bad_rings.warn(line);
+            return;
+        }
+        vring.pending = vring.queue.is_some();
+    }
+
+    /// Stops a vring, and returns the base to resume it from. After this nothing of it is
+    /// touched and its driver is not called, until it gets another kick fd.
+    pub(crate) fn stop(&mut self, index: u32) -> Result<u16, MessageError> {
+        let base = self.halt(index)?;
+        let epoll = Arc::clone(&self.epoll);
+        let vring = self.vring(index)?;
+        unwatch(&epoll, &std::mem::take(&mut vring.kick));
+        vring.started = false;
+        Ok(base)
+    }
+
+    /// Takes the queue from a vring, and returns the base to make the next one from.
+    fn halt(&mut self, index: u32) -> Result<u16, MessageError> {
+        let vring = self.vring(index)?;
+        vring.pending = false;
+        let Some(mut queue) = vring.queue.take() else {
+            // A kick that has come stays for whoever resumes.
+            return Ok(vring.base);
+        };
+        // Before the look at what is left: a kick that comes later stays as well.
+        vring.take_kicks();
+        if queue.publish() {
+            vring.call();
+        }
+        // Fits: there are at most 65535 vrings.
+        self.device.queue_stopped(index as QueueIndex);
+        let stopped = queue.stop();
+        let vring = self.vring(index)?;
+        vring.base = stopped.base;
+        if stopped.call {
+            vring.call();
+        }
+        if stopped.more {
+            vring.kick_again();
+        }
+        Ok(stopped.base)
+    }
+
+    pub(crate) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Puts another memory table in force. Queues that are in memory which goes are stopped, and
+    /// go on when it is back.
+    pub(crate) fn change_memory(&mut self, table: Table) -> Result<(), TableError> {
+        let memory = table.memory()?;
+        // Both, as queues are touched while they move from the old to the new.
+        self.watch
+            .set(self.table.mappings().chain(table.mappings()));
+        let mut waiting = Vec::new();
+        for index in (0..).take(self.vrings.len()) {
+            let Ok(vring) = self.vring(index) else {
+                continue;
+            };
+            if vring.started && vring.queue.is_none() {
+                waiting.push(index);
+            }
+            if let Err(why) = vring.rebind(&table, &memory) {
+                vring.report_error();
+                let line = format_args!("{}: vring {index} stops: {why}", self.name);
+                self.bad_rings.warn(line);
+                // The old memory is mapped still, so the queue can be left in order.
+                let _ = self.halt(index);
+            }
+        }
+        self.table = table;
+        self.memory = memory;
+        self.watch.set(self.table.mappings());
+        waiting.into_iter().for_each(|index| self.wake(index));
+        Ok(())
+    }
+
+    /// Back to the state before the first message, but for the memory (`RESET_DEVICE`). The
+    /// queues are left as they are: the driver has taken them back.
+    pub(crate) fn reset(&mut self) {
+        for (index, vring) in (0..).zip(&mut self.vrings) {
+            let vring = std::mem::take(vring);
+            unwatch(&self.epoll, &vring.kick);
+            drop(vring);
+            self.device.queue_stopped(index);
+        }
+        self.accepted &= VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+        self.device.reset();
+    }
+
+    fn device_event(&mut self, source: u32) {
+        let mut queues = Queues {
+            vrings: &mut self.vrings,
+            memory: &self.memory,
+        };
+        // Fits: it was counted up from 0 over a list.
+        self.device.on_event(source as usize, &mut queues);
+        for vring in &mut self.vrings {
+            vring.publish();
+            // A queue that was full of kept requests may have room now.
+            vring.pending |= vring.queue.is_some();
+        }
+    }
+
+    /// Runs each queue that has something to do for one batch.
+    fn run_queues(&mut self) {
+        for index in 0..self.vrings.len() {
+            if self.vrings.get(index).is_some_and(|vring| vring.pending) {
+                self.run_queue(index);
+            }
+        }
+    }
+
+    fn run_queue(&mut self, index: usize) {
+        // Fits: there are at most 65535 vrings.
+        let number = index as QueueIndex;
+        let Some(vring) = self.vrings.get_mut(index) else {
+            return;
+        };
+        let Some(queue) = &mut vring.queue else {
+            vring.pending = false;
+            return;
+        };
+        queue.disarm();
+        let available = match queue.look() {
+            Ok(available) => available,
+            Err(why) => {
+                vring.pending = false;
+                vring.report_error();
+                let line = format_args!("{}: vring {index}: {why}", self.name);
+                self.bad_rings.warn(line);
+                return;
+            }
+        };
+        let mut bytes = 0;
+        for _ in 0..available.min(BATCH) {
+            match queue.pop(&self.memory) {
+                None => break,
+                Some(Ok(request)) => {
+                    bytes += request.readable_len() + request.writable_len();
+                    self.device.handle(number, request);
+                }
+                Some(Err(why)) => {
+                    let line = format_args!("{}: vring {index}: bad request: {why}", self.name);
+                    self.bad_chains.warn(line);
+                }
+            }
+            if bytes >= BATCH_BYTES {
+                break;
+            }
+        }
+        self.active |= available > 0;
+        // An index that cannot be right is reported by the next look, when it is still so.
+        let more = queue.look().unwrap_or(1) > 0;
+        vring.pending = more;
+        if !more {
+            let mut queues = Queues {
+                vrings: &mut self.vrings,
+                memory: &self.memory,
+            };
+            self.device.end_of_batch(number, &mut queues);
+        }
+        for vring in &mut self.vrings {
+            vring.publish();
+        }
+    }
+
+    /// How long the thread may sleep, in milliseconds as for `epoll_wait`. Asks all drivers for
+    /// kicks if it may.
+    fn prepare_to_wait(&mut self) -> i32 {
+        if !self.has_work() && std::mem::take(&mut self.active) && !self.poll.is_zero() {
+            self.spin();
+        }
+        if self.has_work() {
+            return 0;
+        }
+        let mut timeout = -1;
+        for vring in &mut self.vrings {
+            let Some(queue) = &mut vring.queue else {
+                continue;
+            };
+            let missed = queue.arm();
+            let polled = matches!(vring.kick, Kick::Polled);
+            vring.pending = missed || polled;
+            if missed {
+                timeout = 0;
+            } else if polled && timeout != 0 {
+                timeout = POLL_PERIOD_MS;
+            }
+        }
+        timeout
+    }
+
+    fn has_work(&self) -> bool {
+        self.vrings.iter().any(|vring| vring.pending)
+    }
+
+    /// Looks at the rings for a while, in the hope of saving a sleep and a kick.
+    fn spin(&mut self) {
+        let end = Instant::now() + self.poll;
+        while Instant::now() < end {
+            for vring in &mut self.vrings {
+                let queue = vring.queue.as_mut();
+                vring.pending = queue.is_some_and(|queue| queue.look().is_ok_and(|n| n > 0));
+            }
+            if self.has_work() {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+    }
+}
+
+impl<D> Drop for Session<D> {
+    fn drop(&mut self) {
+        log::debug!("{}: session ends", self.name);
+    }
+}
+
+fn ring_features(features: u64) -> RingFeatures {
+    RingFeatures {
+        event_idx: features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0,
+        indirect: features & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_survive_encoding() {
+        for token in [
+            Token::Stop,
+            Token::Socket,
+            Token::Kick(0),
+            Token::Kick(u32::MAX),
+            Token::Device(7),
+        ] {
+            assert_eq!(Token::decode(token.encode()), token);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! A file that is truncated under its mapping ends one session, not the process.
+//!
+//! The front-end owns the files that guest memory is mapped from, and may truncate one at any
+//! time; the next access raises SIGBUS. The handler puts zeros under the whole mapping, so that
+//! the access ends, and notes it; the session sees the note and closes the connection. Faults
+//! elsewhere are left to the default action.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::raw::c_int;
+use std::sync::Once;
+
+use vmm_sys_util::signal::register_signal_handler;
+
+thread_local! {
+    /// The mappings of the session that runs on this thread, as address and length. Neither of
+    /// the two needs initialisation or a destructor, so a signal handler may reach them.
+    static RANGES: RefCell<Ranges> = const { RefCell::new(Ranges { list: [(0, 0); MAX_RANGES], len: 0 }) };
+    static HIT: Cell<bool> = const { Cell::new(false) };
+}
+
+use crate::table::MAX_MEM_SLOTS;
+
+/// An old and a new memory table, while queues move from one to the other.
+const MAX_RANGES: usize = 2 * MAX_MEM_SLOTS;
+
+struct Ranges {
+    list: [(usize, usize); MAX_RANGES],
+    len: usize,
+}
+
+impl Ranges {
+    fn find(&self, addr: usize) -> Option<(usize, usize)> {
+        let known = self.list.get(..self.len)?;
+        known
+            .iter()
+            .copied()
+            .find(|&(start, len)| addr.wrapping_sub(start) < len)
+    }
+}
+
+/// Watches the mappings of this thread's session. Unwatched when dropped.
+#[derive(Debug)]
+pub(crate) struct Watch(());
+
+impl Watch {
+    pub(crate) fn new() -> Self {
+        static INSTALL: Once = Once::new();
+        INSTALL.call_once(|| {
+            if let Err(error) = register_signal_handler(libc::SIGBUS, on_sigbus) {
+                log::warn!(
+                    "cannot handle SIGBUS, a front-end that truncates its memory will end the \
+                     daemon: {error}"
+                );
+            }
+        });
+        HIT.set(false);
+        Self(())
+    }
+
+    /// From now on, these are the mappings.
+    pub(crate) fn set(&mut self, mappings: impl Iterator<Item = (usize, usize)>) {
+        // The handler runs only when guest memory is touched, which does not happen in here.
+        RANGES.with_borrow_mut(|ranges| {
+            ranges.len = 0;
+            for (slot, mapping) in ranges.list.iter_mut().zip(mappings) {
+                *slot = mapping;
+                ranges.len += 1;
+            }
+        });
+    }
+
+    /// Whether a mapping has lost its file.
+    pub(crate) fn was_hit(&self) -> bool {
+        HIT.get()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.set(std::iter::empty());
+    }
+}
+
+extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    // SAFETY: the kernel passes a valid `siginfo_t`, and for SIGBUS it has an address.
+    let addr = unsafe { (*info).si_addr() } as usize;
+    let range = RANGES.try_with(|ranges| ranges.try_borrow().ok()?.find(addr));
+    match range {
+        Ok(Some((start, len))) if replace_with_zeros(start, len).is_ok() => HIT.set(true),
+        _ => {
+            // Not guest memory: the default action, when the access is repeated.
+            // SAFETY: `signal` and SIG_DFL are valid, and `signal` may be called in a handler.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+    }
+}
+
+/// Maps zeros over the range. Only calls that a signal handler may make.
+fn replace_with_zeros(start: usize, len: usize) -> io::Result<()> {
+    // SAFETY: the range is a mapping of this session, which nothing but guest memory uses; it
+    // stays mapped, so every pointer into it stays good.
+    let mapped = unsafe {
+        libc::mmap(
+            start as *mut libc::c_void,
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED,
+            -1,
+            0,
+        )
+    };
+    if mapped == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! The memory table: which files of the front-end hold the guest's memory, and where they are
+//! mapped (vhost-user "Memory regions description", `SET_MEM_TABLE`, `ADD_MEM_REG`,
+//! `REM_MEM_REG`).
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use rustix::fs::fstatfs;
+use rustix::param::page_size;
+use vhost::vhost_user::message::VhostUserMemoryRegion;
+use vhost_device_queue::GuestMemory;
+use vhost_device_queue::memory::{MemoryError, Region};
+use vm_memory::mmap::MmapRegionError;
+use vm_memory::{FileOffset, MmapRegion};
+
+/// The most regions that a guest's memory may have: as many as KVM gives a guest at least.
+///
+/// Stops a front-end from using up the process's mappings and file descriptors, which other
+/// guests need too.
+pub const MAX_MEM_SLOTS: usize = 509;
+
+/// `statfs` type of hugetlbfs, from `linux/magic.h`.
+const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
+
+/// Why a region was refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TableError {
+    #[error(
+        "memory region at {guest_addr:#x} of {size:#x} bytes is empty or passes the end of an address space"
+    )]
+    Range { guest_addr: u64, size: u64 },
+    #[error("cannot learn about the file of the memory region at {guest_addr:#x}: {source}")]
+    Stat { guest_addr: u64, source: io::Error },
+    #[error("cannot map the memory region at {guest_addr:#x}: {source}")]
+    Map {
+        guest_addr: u64,
+        source: MmapRegionError,
+    },
+    #[error("all {MAX_MEM_SLOTS} memory slots are in use")]
+    Full,
+    #[error("no memory region of {size:#x} bytes at {guest_addr:#x} to remove")]
+    Unknown { guest_addr: u64, size: u64 },
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+}
+
+/// One region as the front-end described it, mapped.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    user_addr: u64,
+    region: Region,
+}
+
+impl Entry {
+    /// Maps `file` as `described`.
+    pub(crate) fn map(described: &VhostUserMemoryRegion, file: File) -> Result<Self, TableError> {
+        // The structure is packed: copies, no references.
+        let guest_addr = described.guest_phys_addr;
+        let size = described.memory_size;
+        let user_addr = described.user_addr;
+        let offset = described.mmap_offset;
+        let bad = || TableError::Range { guest_addr, size };
+        let sound = size != 0
+            && guest_addr.checked_add(size).is_some()
+            && user_addr.checked_add(size).is_some();
+        if !sound {
+            return Err(bad());
+        }
+        let page =
+            mapping_granularity(&file).map_err(|source| TableError::Stat { guest_addr, source })?;
+        // The offset may lie within a page, above all within a huge one: map from its start.
+        let inside = offset % page;
+        let start = offset - inside;
+        let len = size
+            .checked_add(inside)
+            .and_then(|len| {
+                len.checked_next_multiple_of(if page > DEFAULT_PAGE { page } else { 1 })
+            })
+            .and_then(|len| usize::try_from(len).ok())
+            .ok_or_else(bad)?;
+        let inside = usize::try_from(inside).map_err(|_| bad())?;
+        let mapping = MmapRegion::from_file(FileOffset::new(file, start), len)
+            .map_err(|source| TableError::Map { guest_addr, source })?;
+        let region = Region::new(guest_addr, Arc::new(mapping), inside, size)?;
+        Ok(Self { user_addr, region })
+    }
+
+    fn matches(&self, described: &VhostUserMemoryRegion) -> bool {
+        let guest_addr = described.guest_phys_addr;
+        let size = described.memory_size;
+        let user_addr = described.user_addr;
+        self.region.guest_addr() == guest_addr
+            && self.region.size() == size
+            && self.user_addr == user_addr
+    }
+}
+
+/// The largest page of an ordinary mapping; a longer one means huge pages, whose mappings must
+/// have whole pages in length too.
+const DEFAULT_PAGE: u64 = 65536;
+
+/// The size of the pages that `file` is mapped in.
+fn mapping_granularity(file: &File) -> io::Result<u64> {
+    let stat = fstatfs(file)?;
+    let huge = match stat.f_type as i64 {
+        HUGETLBFS_MAGIC => u64::try_from(stat.f_bsize).unwrap_or(0),
+        _ => 0,
+    };
+    Ok(huge.max(page_size() as u64))
+}
+
+/// All regions of the guest's memory. Changes are made on a copy, and take effect when every
+/// ring has been bound to it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Table {
+    entries: Vec<Entry>,
+}
+
+impl Table {
+    pub(crate) fn new(entries: Vec<Entry>) -> Self {
+        Self { entries }
+    }
+
+    /// The table with one region more.
+    pub(crate) fn with(&self, entry: Entry) -> Result<Self, TableError> {
+        if self.entries.len() >= MAX_MEM_SLOTS {
+            return Err(TableError::Full);
+        }
+        let mut table = self.clone();
+        table.entries.push(entry);
+        Ok(table)
+    }
+
+    /// The table without the region that is `described`. Its mmap offset does not count: it
+    /// means nothing in `REM_MEM_REG`.
+    pub(crate) fn without(&self, described: &VhostUserMemoryRegion) -> Result<Self, TableError> {
+        let mut table = self.clone();
+        table.entries.retain(|entry| !entry.matches(described));
+        if table.entries.len() == self.entries.len() {
+            return Err(TableError::Unknown {
+                guest_addr: described.guest_phys_addr,
+                size: described.memory_size,
+            });
+        }
+        Ok(table)
+    }
+
+    /// The regions for the queues.
+    pub(crate) fn memory(&self) -> Result<GuestMemory, TableError> {
+        let regions = self.entries.iter().map(|entry| entry.region.clone());
+        Ok(GuestMemory::new(regions.collect())?)
+    }
+
+    /// Guest physical address of an address in the front-end's own address space, in which ring
+    /// addresses are given.
+    pub(crate) fn guest_addr(&self, user_addr: u64) -> Option<u64> {
+        self.entries.iter().find_map(|entry| {
+            let offset = user_addr.checked_sub(entry.user_addr)?;
+            (offset < entry.region.size()).then(|| entry.region.guest_addr() + offset)
+        })
+    }
+
+    /// Address and length of each mapping in this process.
+    pub(crate) fn mappings(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.entries.iter().map(|entry| {
+            let mapping = entry.region.mapping();
+            (mapping.as_ptr() as usize, mapping.size())
+        })
+    }
+}

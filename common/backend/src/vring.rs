@@ -1,0 +1,212 @@
+//! What the front-end said of one vring, and the queue that runs on it (vhost-user "Ring
+//! states").
+//!
+//! A vring is *started* by a kick and *enabled* by a message; its queue runs while it is both.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+use vhost_device_queue::{Addresses, Config, MAX_QUEUE_SIZE, Queue};
+
+use crate::table::Table;
+
+/// How the front-end makes itself heard.
+#[derive(Debug, Default)]
+pub(crate) enum Kick {
+    /// It has not said yet.
+    #[default]
+    Unset,
+    /// By this eventfd.
+    Fd(File),
+    /// Not at all: the ring is to be polled.
+    Polled,
+}
+
+/// Ring addresses in the front-end's address space, as `SET_VRING_ADDR` gives them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UserAddresses {
+    pub(crate) descriptor: u64,
+    pub(crate) available: u64,
+    pub(crate) used: u64,
+}
+
+/// Why a vring cannot be set up as the front-end wants it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VringError {
+    #[error("{area} at {addr:#x} of the front-end is outside of every memory region")]
+    Unmapped { area: &'static str, addr: u64 },
+    #[error(transparent)]
+    Ring(#[from] vhost_device_queue::RingError),
+}
+
+impl UserAddresses {
+    fn to_guest(self, table: &Table) -> Result<Addresses, VringError> {
+        let find = |area, addr| {
+            table
+                .guest_addr(addr)
+                .ok_or(VringError::Unmapped { area, addr })
+        };
+        Ok(Addresses {
+            descriptor: find("descriptor table", self.descriptor)?,
+            available: find("available ring", self.available)?,
+            used: find("used ring", self.used)?,
+        })
+    }
+}
+
+/// The ring features that were negotiated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RingFeatures {
+    pub(crate) event_idx: bool,
+    pub(crate) indirect: bool,
+}
+
+/// One vring.
+#[derive(Debug, Default)]
+pub(crate) struct Vring {
+    pub(crate) size: u16,
+    pub(crate) addresses: Option<UserAddresses>,
+    pub(crate) base: u16,
+    pub(crate) kick: Kick,
+    call: Option<File>,
+    err: Option<File>,
+    pub(crate) enabled: bool,
+    pub(crate) started: bool,
+    pub(crate) queue: Option<Queue>,
+    /// The queue is to be looked at before the thread sleeps.
+    pub(crate) pending: bool,
+}
+
+impl Vring {
+    /// Takes a size from the front-end: a power of two up to [`MAX_QUEUE_SIZE`].
+    pub(crate) fn set_size(&mut self, size: u32) -> Result<(), VringError> {
+        let bad = vhost_device_queue::RingError::Size(size);
+        match u16::try_from(size) {
+            Ok(short) if short.is_power_of_two() && short <= MAX_QUEUE_SIZE => {
+                self.size = short;
+                Ok(())
+            }
+            _ => Err(bad.into()),
+        }
+    }
+
+    fn config(
+        &self,
+        addresses: UserAddresses,
+        table: &Table,
+        features: RingFeatures,
+    ) -> Result<Config, VringError> {
+        Ok(Config {
+            size: self.size,
+            addresses: addresses.to_guest(table)?,
+            base: self.base,
+            event_idx: features.event_idx,
+            indirect: features.indirect,
+        })
+    }
+
+    /// Takes ring addresses, if a ring can be there. A running queue moves to them.
+    pub(crate) fn set_addresses(
+        &mut self,
+        addresses: UserAddresses,
+        table: &Table,
+        memory: &vhost_device_queue::GuestMemory,
+        features: RingFeatures,
+    ) -> Result<(), VringError> {
+        let config = self.config(addresses, table, features)?;
+        match &mut self.queue {
+            Some(queue) => queue.rebind(memory, &config.addresses)?,
+            None => Queue::check(memory, &config)?,
+        }
+        self.addresses = Some(addresses);
+        Ok(())
+    }
+
+    /// Moves a running queue to other memory.
+    pub(crate) fn rebind(
+        &mut self,
+        table: &Table,
+        memory: &vhost_device_queue::GuestMemory,
+    ) -> Result<(), VringError> {
+        if let (Some(queue), Some(addresses)) = (&mut self.queue, self.addresses) {
+            queue.rebind(memory, &addresses.to_guest(table)?)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the queue, if there is none yet and everything is known that it needs.
+    pub(crate) fn start(
+        &mut self,
+        table: &Table,
+        memory: &vhost_device_queue::GuestMemory,
+        features: RingFeatures,
+    ) -> Result<(), VringError> {
+        if let (None, Some(addresses)) = (&self.queue, self.addresses) {
+            let config = self.config(addresses, table, features)?;
+            self.queue = Some(Queue::new(memory, &config)?);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn set_call(&mut self, fd: Option<File>) -> Result<(), Errno> {
+        self.call = fd.map(never_blocking).transpose()?;
+        Ok(())
+    }
+
+    pub(crate) fn set_err(&mut self, fd: Option<File>) -> Result<(), Errno> {
+        self.err = fd.map(never_blocking).transpose()?;
+        Ok(())
+    }
+
+    /// Shows the driver what was answered, and calls it if it wants that.
+    #[inline]
+    pub(crate) fn publish(&mut self) {
+        if let Some(queue) = &mut self.queue
+            && queue.publish()
+        {
+            self.call();
+        }
+    }
+
+    /// Calls the driver.
+    pub(crate) fn call(&self) {
+        signal(self.call.as_ref());
+    }
+
+    /// Tells the front-end that the ring is in error.
+    pub(crate) fn report_error(&self) {
+        signal(self.err.as_ref());
+    }
+
+    /// Takes the kicks that have come, and whether there were any.
+    pub(crate) fn take_kicks(&self) -> bool {
+        let Kick::Fd(fd) = &self.kick else {
+            return false;
+        };
+        rustix::io::read(fd, &mut [0; 8]).is_ok_and(|count| count > 0)
+    }
+
+    /// Kicks on the driver's behalf, for whoever resumes the ring.
+    pub(crate) fn kick_again(&self) {
+        if let Kick::Fd(fd) = &self.kick {
+            signal(Some(fd));
+        }
+    }
+}
+
+/// Adds 1 to an eventfd. A counter that is full has been signalled, and an fd that is none is
+/// the front-end's own loss: neither is an error here.
+fn signal(fd: Option<&File>) {
+    if let Some(fd) = fd {
+        let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+    }
+}
+
+/// An fd of the front-end, on which no read or write may stop this thread.
+pub(crate) fn never_blocking(fd: File) -> Result<File, Errno> {
+    let flags = fcntl_getfl(fd.as_fd())?;
+    fcntl_setfl(fd.as_fd(), flags | OFlags::NONBLOCK)?;
+    Ok(fd)
+}

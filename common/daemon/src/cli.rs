@@ -1,0 +1,315 @@
+//! The command line, the same for every daemon, with the device's own options beside it.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, FromArgMatches, Parser};
+use log::LevelFilter;
+use rustix::fs::Mode;
+
+use crate::Identity;
+use crate::sockets::{self, Endpoint};
+
+/// The most guests that one process serves: a mistyped count must not fill a directory.
+const MAX_GUESTS: i64 = 1024;
+
+/// The longest that a ring is polled after activity, in microseconds: longer than this a
+/// sleeping guest costs a core for nothing.
+const MAX_POLL_US: u64 = 10_000;
+
+/// What [`wants_capabilities`] looks for.
+const PRINT_CAPABILITIES: &str = "--print-capabilities";
+
+/// A command line, understood; inherited sockets are already ours.
+#[derive(Debug)]
+pub(crate) struct Invocation<A> {
+    pub(crate) sockets: Sockets,
+    pub(crate) log_level: Option<LevelFilter>,
+    pub(crate) poll: Duration,
+    pub(crate) device: A,
+}
+
+/// Where the front-ends come from, one entry a guest.
+#[derive(Debug)]
+pub(crate) enum Sockets {
+    /// Sockets to bind.
+    Paths {
+        paths: Vec<PathBuf>,
+        mode: Option<Mode>,
+    },
+    /// Sockets that were inherited.
+    Adopted(Vec<Endpoint>),
+}
+
+impl Sockets {
+    /// How many guests there are.
+    pub(crate) fn guests(&self) -> usize {
+        match self {
+            Self::Paths { paths, .. } => paths.len(),
+            Self::Adopted(endpoints) => endpoints.len(),
+        }
+    }
+}
+
+#[derive(Debug, Parser)]
+struct Cli<A: Args> {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten, next_help_heading = "Device")]
+    device: A,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// Listen at this path; a socket left behind by an earlier run is replaced.
+    ///
+    /// With neither this nor --fd, the sockets that systemd passes (LISTEN_FDS) are used.
+    #[arg(short, long, value_name = "PATH")]
+    socket_path: Option<PathBuf>,
+
+    /// Serve this many guests, at PATH0, PATH1, and so on [default: one guest, at PATH itself].
+    #[arg(short = 'c', long, value_name = "N", requires = "socket_path")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_GUESTS))]
+    socket_count: Option<u32>,
+
+    /// The access mode of the sockets' files, octal, for example 660 [default: as the umask says].
+    #[arg(long, value_name = "MODE", requires = "socket_path", value_parser = parse_mode)]
+    socket_mode: Option<Mode>,
+
+    /// Use this inherited socket: listening, or connected, which is served once.
+    #[arg(long, value_name = "FD", conflicts_with = "socket_path")]
+    #[arg(value_parser = clap::value_parser!(RawFd).range(0..))]
+    fd: Option<RawFd>,
+
+    /// Log this and what is more important [default: what RUST_LOG says, or info].
+    #[arg(long, value_name = "LEVEL", value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
+    log_level: Option<String>,
+
+    /// After a request, poll for the next one for this long before sleeping, in microseconds.
+    ///
+    /// Answers come sooner and a core is kept busy.
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
+    #[arg(value_parser = clap::value_parser!(u64).range(0..=MAX_POLL_US))]
+    poll_us: u64,
+
+    /// Print what this program can do, as JSON, and exit; other options are ignored.
+    #[arg(long)]
+    print_capabilities: bool,
+}
+
+/// Whether `--print-capabilities` is among the arguments, in which case "other options and
+/// arguments should be ignored" (QEMU, `docs/interop/vhost-user.rst`), even wrong ones.
+pub(crate) fn wants_capabilities(arguments: &[OsString]) -> bool {
+    arguments
+        .iter()
+        .skip(1)
+        .any(|argument| argument == PRINT_CAPABILITIES)
+}
+
+/// Understands the command line and claims inherited sockets.
+///
+/// # Errors
+/// A usage error, or the text of `--help` or `--version`.
+pub(crate) fn parse<A: Args>(
+    identity: &Identity,
+    arguments: Vec<OsString>,
+) -> Result<Invocation<A>, clap::Error> {
+    let mut command = Cli::<A>::command()
+        .name(identity.name)
+        .version(identity.version)
+        .about(identity.about);
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    let Cli { common, device } =
+        Cli::<A>::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+    Ok(Invocation {
+        sockets: sockets(&common).map_err(|(kind, message)| command.error(kind, message))?,
+        log_level: common.log_level.and_then(|level| level.parse().ok()),
+        poll: Duration::from_micros(common.poll_us),
+        device,
+    })
+}
+
+fn sockets(common: &Common) -> Result<Sockets, (ErrorKind, String)> {
+    if let Some(path) = &common.socket_path {
+        return Ok(Sockets::Paths {
+            paths: numbered(path, common.socket_count),
+            mode: common.socket_mode,
+        });
+    }
+    let fds = match common.fd {
+        Some(fd) => vec![fd],
+        None => sockets::listen_fds(),
+    };
+    if fds.is_empty() {
+        let message = "no socket to serve: give --socket-path or --fd, or pass sockets as systemd \
+                       does (LISTEN_FDS and LISTEN_PID)";
+        return Err((ErrorKind::MissingRequiredArgument, message.to_owned()));
+    }
+    fds.into_iter()
+        .map(sockets::adopt)
+        .collect::<Result<_, _>>()
+        .map(Sockets::Adopted)
+        .map_err(|error| (ErrorKind::ValueValidation, error.to_string()))
+}
+
+/// The exact path without a count, else one with the guest's number behind it for each.
+fn numbered(path: &Path, count: Option<u32>) -> Vec<PathBuf> {
+    match count {
+        None => vec![path.to_owned()],
+        Some(count) => (0..count)
+            .map(|guest| with_number(path.as_os_str(), guest))
+            .collect(),
+    }
+}
+
+fn with_number(path: &OsStr, guest: u32) -> PathBuf {
+    let mut path = path.to_owned();
+    path.push(guest.to_string());
+    path.into()
+}
+
+fn parse_mode(text: &str) -> Result<Mode, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(Mode::from_raw_mode(mode)),
+        _ => Err("it must be octal, 0 to 777".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::IntoRawFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    const IDENTITY: Identity = Identity {
+        name: "vhost-device-test",
+        version: "1.2.3",
+        about: "a test",
+        device_type: "test",
+    };
+
+    #[derive(Debug, Args)]
+    struct DeviceArgs {
+        /// The device's file.
+        #[arg(short = 'f', long)]
+        filename: Option<PathBuf>,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<Invocation<DeviceArgs>, clap::Error> {
+        let program = [IDENTITY.name];
+        let arguments = program
+            .iter()
+            .chain(arguments)
+            .map(OsString::from)
+            .collect();
+        super::parse(&IDENTITY, arguments)
+    }
+
+    fn error(arguments: &[&str]) -> ErrorKind {
+        let error = parse(arguments).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{arguments:?}");
+        error.kind()
+    }
+
+    fn paths(arguments: &[&str]) -> Vec<PathBuf> {
+        match parse(arguments).unwrap().sockets {
+            Sockets::Paths { paths, .. } => paths,
+            Sockets::Adopted(_) => panic!("{arguments:?} adopts sockets"),
+        }
+    }
+
+    #[test]
+    fn test_parse_defaults() {
+        let invocation = parse(&["-s", "/run/s"]).unwrap();
+        assert_eq!(invocation.poll, Duration::ZERO);
+        assert_eq!(invocation.log_level, None);
+        assert_eq!(invocation.device.filename, None);
+        assert_eq!(invocation.sockets.guests(), 1);
+    }
+
+    #[test]
+    fn test_parse_every_option() {
+        let invocation = parse(&[
+            "--socket-path=/run/s",
+            "--socket-count=3",
+            "--socket-mode=660",
+            "--log-level=trace",
+            "--poll-us=50",
+            "--filename=/dev/x",
+        ])
+        .unwrap();
+        assert_eq!(invocation.sockets.guests(), 3);
+        let Sockets::Paths { mode, .. } = invocation.sockets else {
+            panic!("adopts sockets");
+        };
+        assert_eq!(mode, Some(Mode::from_raw_mode(0o660)));
+        assert_eq!(invocation.log_level, Some(LevelFilter::Trace));
+        assert_eq!(invocation.poll, Duration::from_micros(50));
+        assert_eq!(invocation.device.filename, Some(PathBuf::from("/dev/x")));
+    }
+
+    #[test]
+    fn test_parse_numbers_the_paths_when_there_is_a_count() {
+        assert_eq!(paths(&["-s", "a"]), [PathBuf::from("a")]);
+        assert_eq!(paths(&["-s", "a", "-c", "1"]), [PathBuf::from("a0")]);
+        assert_eq!(
+            paths(&["-s", "a", "-c", "2"]),
+            [PathBuf::from("a0"), PathBuf::from("a1")]
+        );
+    }
+
+    #[test]
+    fn test_parse_invalid_options_are_usage_errors() {
+        assert_eq!(error(&[]), ErrorKind::MissingRequiredArgument);
+        assert_eq!(error(&["-c", "2"]), ErrorKind::MissingRequiredArgument);
+        assert_eq!(
+            error(&["-s", "a", "--fd", "3"]),
+            ErrorKind::ArgumentConflict
+        );
+        assert_eq!(error(&["-s", ""]), ErrorKind::InvalidValue);
+        for wrong in [
+            &["-s", "a", "-c", "0"],
+            &["-s", "a", "-c", "1025"],
+            &["-s", "a", "--poll-us", "10001"],
+            &["-s", "a", "--socket-mode", "888"],
+            &["-s", "a", "--socket-mode", "7777"],
+        ] {
+            assert_eq!(error(wrong), ErrorKind::ValueValidation, "{wrong:?}");
+        }
+        assert_eq!(
+            error(&["-s", "a", "--log-level", "loud"]),
+            ErrorKind::InvalidValue
+        );
+        assert_eq!(error(&["--fd=-1"]), ErrorKind::ValueValidation);
+        assert_eq!(error(&["--fd=99999"]), ErrorKind::ValueValidation);
+        assert_eq!(
+            error(&["-s", "a", "--nonsense"]),
+            ErrorKind::UnknownArgument
+        );
+    }
+
+    #[test]
+    fn test_parse_claims_an_inherited_socket() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let fd = ours.into_raw_fd().to_string();
+        let invocation = parse(&["--fd", &fd]).unwrap();
+        let Sockets::Adopted(endpoints) = invocation.sockets else {
+            panic!("binds a path");
+        };
+        assert!(matches!(endpoints[..], [Endpoint::Connected(_)]));
+    }
+
+    #[test]
+    fn test_print_capabilities_wins_over_anything_else() {
+        let wants = |arguments: &[&str]| {
+            wants_capabilities(&arguments.iter().map(OsString::from).collect::<Vec<_>>())
+        };
+        assert!(wants(&["daemon", "--nonsense", PRINT_CAPABILITIES]));
+        assert!(!wants(&["daemon", "-s", "a"]));
+        assert!(!wants(&[PRINT_CAPABILITIES]));
+    }
+}

@@ -1,0 +1,171 @@
+//! The process around a vhost-user device: command line, sockets, signals, logs, capabilities.
+//!
+//! A device's binary implements [`Backend`] and calls [`run`]; everything that one daemon has in
+//! common with the next is here, so that a user who knows one knows them all.
+//!
+//! # Order of start
+//! 1. Parse the command line and claim the sockets that were inherited (`--fd`, `LISTEN_FDS`),
+//!    before anything else is opened, so that no number can mean a file of our own.
+//! 2. Open the hardware: [`Backend::open`].
+//! 3. Bind the sockets of `--socket-path`.
+//! 4. Make what serving needs: the event loop, the stop signal, the link to the service manager.
+//! 5. Say READY, then serve: [`Backend::device`] for each connection.
+//!
+//! What can fail for a reason of the user's fails before step 5, with a message and a status
+//! that is not 0. Nothing is opened by path after step 4: that is where privileges can go.
+
+mod cli;
+mod logging;
+mod notify;
+mod server;
+mod signals;
+mod sockets;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use vhost_device_backend::Device;
+
+use crate::cli::{Invocation, Sockets};
+use crate::notify::ServiceManager;
+use crate::server::Server;
+use crate::signals::Signals;
+use crate::sockets::Endpoint;
+
+/// The status of a daemon that could not start or not go on. Usage errors end with 2.
+const FAILURE: u8 = 1;
+
+/// What a daemon is called.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    /// The name of the program: `env!("CARGO_PKG_NAME")`.
+    pub name: &'static str,
+    /// Its version: `env!("CARGO_PKG_VERSION")`.
+    pub version: &'static str,
+    /// One line on what it does: `env!("CARGO_PKG_DESCRIPTION")`.
+    pub about: &'static str,
+    /// The type that `--print-capabilities` reports, for example `rng` (QEMU,
+    /// `docs/interop/vhost-user.json`, `VhostUserBackendType`).
+    pub device_type: &'static str,
+}
+
+/// A daemon: the hardware, shared by all guests, and what makes a device of it for each.
+pub trait Backend: Send + Sync + Sized + 'static {
+    /// The options of this daemon, shown under their own heading.
+    type Args: clap::Args;
+    /// The device that one connection of one guest gets.
+    type Device: Device;
+    /// Why the hardware cannot be had; its message tells the user what to do.
+    type Error: std::error::Error + 'static;
+
+    /// What the daemon is called.
+    const IDENTITY: Identity;
+
+    /// Opens the hardware for `guests` guests, before any socket exists.
+    ///
+    /// # Errors
+    /// The daemon ends with this message and status 1.
+    fn open(args: Self::Args, guests: usize) -> Result<Self, Self::Error>;
+
+    /// Makes the device for a new connection of `guest`, counted from 0, on the thread that
+    /// serves it. A guest has one connection at a time.
+    ///
+    /// # Errors
+    /// The connection is closed; the daemon goes on.
+    fn device(&self, guest: usize) -> io::Result<Self::Device>;
+}
+
+/// The whole life of a daemon; the result is for `main` to return.
+#[must_use]
+pub fn run<B: Backend>() -> ExitCode {
+    let identity = &B::IDENTITY;
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if cli::wants_capabilities(&arguments) {
+        return print_capabilities(identity);
+    }
+    let invocation = match cli::parse::<B::Args>(identity, arguments) {
+        Ok(invocation) => invocation,
+        // Exits with 0 for --help and --version, 2 for a usage error.
+        Err(error) => error.exit(),
+    };
+    logging::start(invocation.log_level);
+    match start::<B>(invocation).and_then(|server| Ok(server.run()?)) {
+        Ok(code) => code,
+        Err(error) => {
+            // Not through the log, which can be turned off.
+            eprintln!("{}: error: {}", identity.name, Chain(&*error));
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+/// Everything up to READY.
+fn start<B: Backend>(
+    invocation: Invocation<B::Args>,
+) -> Result<Server<B>, Box<dyn std::error::Error>> {
+    // First, so that every thread inherits the mask and no socket is left behind.
+    let signals = Signals::block()?;
+    raise_open_files_limit();
+    let backend = B::open(invocation.device, invocation.sockets.guests())
+        .map_err(Box::<dyn std::error::Error>::from)?;
+    let endpoints = endpoints(invocation.sockets)?;
+    let manager = ServiceManager::connect();
+    let server = Server::new(backend, endpoints, signals, manager, invocation.poll)?;
+    server.announce();
+    Ok(server)
+}
+
+fn endpoints(sockets: Sockets) -> Result<Vec<Endpoint>, sockets::BindError> {
+    match sockets {
+        Sockets::Adopted(endpoints) => Ok(endpoints),
+        Sockets::Paths { paths, mode } => paths
+            .iter()
+            .map(|path| sockets::bind(path, mode).map(Endpoint::Listener))
+            .collect(),
+    }
+}
+
+/// A guest takes about ten descriptors: the usual soft limit of 1024 is too small for 256 guests
+/// and nothing here uses `select`, which is what the soft limit is for.
+fn raise_open_files_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        log::debug!("the limit of open files stays as it is: {error}");
+    }
+}
+
+/// `--print-capabilities`: QEMU `docs/interop/vhost-user.rst`, "Backend program conventions".
+fn print_capabilities(identity: &Identity) -> ExitCode {
+    let capabilities = serde_json::json!({ "type": identity.device_type, "features": [] });
+    match writeln!(io::stdout(), "{capabilities}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!(
+                "{}: error: cannot write the capabilities: {error}",
+                identity.name
+            );
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+/// An error with its sources behind it, `a: b: c`.
+pub(crate) struct Chain<'a>(pub(crate) &'a dyn std::error::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}

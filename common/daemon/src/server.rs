@@ -1,0 +1,540 @@
+//! The main loop: accepts front-ends, gives each guest a thread, ends them all on a signal.
+//!
+//! The main thread only waits: for a stop signal, for a front-end on a listener and for the end
+//! of a session. While a guest is served its listener is not watched, so a front-end that comes
+//! back early waits in the backlog until the old session has given everything up.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use vhost_device_backend::{End, Options, RateLimit, serve};
+
+use crate::notify::ServiceManager;
+use crate::signals::Signals;
+use crate::sockets::{Endpoint, Listener};
+use crate::{Backend, Chain, FAILURE};
+
+/// Epoll tokens; a guest's listener has the guest's number behind [`FIRST_GUEST`].
+const SIGNALS: u64 = 0;
+const ENDED: u64 = 1;
+const FIRST_GUEST: u64 = 2;
+
+/// How many events are taken from the kernel at once.
+const EVENTS: usize = 64;
+
+/// How long a listener rests when a front-end could not be accepted or served, for want of
+/// descriptors or memory: trying again at once would spin.
+const REST: Duration = Duration::from_secs(1);
+
+/// How long the sessions have to end after a stop signal. A session that hangs in its hardware
+/// must not hold up a shutdown.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A daemon whose sockets listen.
+pub(crate) struct Server<B> {
+    backend: Arc<B>,
+    guests: Vec<Guest>,
+    epoll: OwnedFd,
+    signals: Signals,
+    manager: ServiceManager,
+    /// Readable once every session is to end.
+    stop: Arc<OwnedFd>,
+    ended: Ended,
+    poll: Duration,
+}
+
+struct Guest {
+    name: String,
+    /// `None` for a guest that came with a connected socket and is served once.
+    listener: Option<Listener>,
+    state: State,
+    arrivals: RateLimit,
+    departures: RateLimit,
+}
+
+enum State {
+    /// A front-end is there already.
+    Arrived(UnixStream),
+    /// The listener is watched.
+    Listening,
+    /// The listener is left alone until then.
+    Resting(Instant),
+    /// A thread serves a front-end.
+    Serving(JoinHandle<Result<End, SessionError>>),
+    /// No front-end will come any more.
+    Gone,
+}
+
+/// Why a session broke.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("cannot make its device")]
+    Device(#[source] io::Error),
+    #[error(transparent)]
+    Protocol(#[from] vhost_device_backend::Error),
+}
+
+/// Tells the main loop which sessions have ended.
+struct Ended {
+    wake: Arc<OwnedFd>,
+    sender: Sender<usize>,
+    receiver: Receiver<usize>,
+}
+
+impl Ended {
+    fn new() -> io::Result<Self> {
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let (sender, receiver) = channel();
+        Ok(Self {
+            wake,
+            sender,
+            receiver,
+        })
+    }
+
+    fn notice(&self, guest: usize) -> EndNotice {
+        EndNotice {
+            guest,
+            wake: Arc::clone(&self.wake),
+            sender: self.sender.clone(),
+        }
+    }
+
+    /// The sessions that have ended since the last call.
+    fn take(&self) -> Vec<usize> {
+        // Emptied first: a session that ends from here on wakes the loop again.
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+        self.receiver.try_iter().collect()
+    }
+}
+
+/// Held by a session's thread: dropped at its end, whether it returns or panics.
+struct EndNotice {
+    guest: usize,
+    wake: Arc<OwnedFd>,
+    sender: Sender<usize>,
+}
+
+impl Drop for EndNotice {
+    fn drop(&mut self) {
+        // Neither fails while the main loop is there, and without it nobody asks.
+        let _ = self.sender.send(self.guest);
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+impl<B: Backend> Server<B> {
+    /// Gets ready to serve one guest at each of the `endpoints`.
+    pub(crate) fn new(
+        backend: B,
+        endpoints: Vec<Endpoint>,
+        signals: Signals,
+        manager: ServiceManager,
+        poll: Duration,
+    ) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let ended = Ended::new()?;
+        watch(&epoll, &signals, SIGNALS)?;
+        watch(&epoll, &ended.wake, ENDED)?;
+        let mut server = Self {
+            backend: Arc::new(backend),
+            guests: Vec::with_capacity(endpoints.len()),
+            epoll,
+            signals,
+            manager,
+            stop: Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?),
+            ended,
+            poll,
+        };
+        for endpoint in endpoints {
+            server.add(endpoint)?;
+        }
+        Ok(server)
+    }
+
+    fn add(&mut self, endpoint: Endpoint) -> io::Result<()> {
+        let index = self.guests.len();
+        let (listener, state) = match endpoint {
+            Endpoint::Listener(listener) => {
+                watch(&self.epoll, &listener, FIRST_GUEST + index as u64)?;
+                (Some(listener), State::Listening)
+            }
+            Endpoint::Connected(stream) => (None, State::Arrived(stream)),
+        };
+        self.guests.push(Guest {
+            name: format!("guest {index}"),
+            listener,
+            state,
+            arrivals: RateLimit::default(),
+            departures: RateLimit::default(),
+        });
+        Ok(())
+    }
+
+    /// Says that the daemon is ready, in the log and to the service manager.
+    pub(crate) fn announce(&self) {
+        let names: Vec<_> = self
+            .guests
+            .iter()
+            .map(|guest| match &guest.listener {
+                Some(listener) => listener.name(),
+                None => "a connected socket".to_owned(),
+            })
+            .collect();
+        match names.as_slice() {
+            [name] => log::info!("ready: {name}"),
+            [first, .., last] => {
+                log::info!("ready: {} guests, {first} to {last}", names.len());
+            }
+            [] => {}
+        }
+        self.manager.ready();
+    }
+
+    /// Serves until a stop signal, or until no front-end can come any more.
+    ///
+    /// # Errors
+    /// Only what makes the loop itself impossible.
+    pub(crate) fn run(mut self) -> io::Result<ExitCode> {
+        self.serve_arrived()?;
+        let mut broken = false;
+        let mut tokens = Vec::with_capacity(EVENTS);
+        while !self.guests.iter().all(Guest::is_gone) {
+            self.wait(self.end_of_rest(), &mut tokens)?;
+            for token in tokens.drain(..) {
+                match token {
+                    SIGNALS => {
+                        if let Some(signal) = self.signals.take() {
+                            log::info!("{signal}: stopping");
+                            self.stop()?;
+                            return Ok(ExitCode::SUCCESS);
+                        }
+                    }
+                    ENDED => {
+                        for guest in self.ended.take() {
+                            broken |= self.ended(guest)?;
+                        }
+                    }
+                    guest => self.accept((guest - FIRST_GUEST) as usize)?,
+                }
+            }
+            self.wake_rested()?;
+        }
+        self.manager.stopping();
+        Ok(if broken {
+            ExitCode::from(FAILURE)
+        } else {
+            ExitCode::SUCCESS
+        })
+    }
+
+    fn serve_arrived(&mut self) -> io::Result<()> {
+        for index in 0..self.guests.len() {
+            match std::mem::replace(&mut self.guests[index].state, State::Gone) {
+                State::Arrived(stream) => self.spawn(index, stream)?,
+                state => self.guests[index].state = state,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for events until `deadline`, and puts their tokens into `tokens`.
+    fn wait(&self, deadline: Option<Instant>, tokens: &mut Vec<u64>) -> io::Result<()> {
+        let timeout = deadline.map(|deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Some seconds at most.
+            Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: i64::from(left.subsec_nanos()),
+            }
+        });
+        let mut events = [const { std::mem::MaybeUninit::uninit() }; EVENTS];
+        let events = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
+            Ok((events, _)) => events,
+            Err(rustix::io::Errno::INTR) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        tokens.extend(events.iter().map(|event| event.data.u64()));
+        Ok(())
+    }
+
+    fn end_of_rest(&self) -> Option<Instant> {
+        self.guests
+            .iter()
+            .filter_map(|guest| match guest.state {
+                State::Resting(until) => Some(until),
+                _ => None,
+            })
+            .min()
+    }
+
+    fn wake_rested(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        for index in 0..self.guests.len() {
+            if matches!(self.guests[index].state, State::Resting(until) if until <= now) {
+                self.listen(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Watches the listener of a guest, or gives the guest up if it has none.
+    fn listen(&mut self, index: usize) -> io::Result<()> {
+        let guest = &mut self.guests[index];
+        guest.state = match &guest.listener {
+            Some(listener) => {
+                watch(&self.epoll, listener, FIRST_GUEST + index as u64)?;
+                State::Listening
+            }
+            None => State::Gone,
+        };
+        Ok(())
+    }
+
+    fn accept(&mut self, index: usize) -> io::Result<()> {
+        let guest = &mut self.guests[index];
+        let (Some(listener), State::Listening) = (&guest.listener, &guest.state) else {
+            return Ok(());
+        };
+        match listener.accept() {
+            Ok(stream) => {
+                epoll::delete(&self.epoll, listener)?;
+                if let Err(error) = self.spawn(index, stream) {
+                    self.rest(index, &error);
+                }
+            }
+            // The front-end left before it was accepted.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock
+                        | io::ErrorKind::Interrupted
+                        | io::ErrorKind::ConnectionAborted
+                ) => {}
+            Err(error) => {
+                epoll::delete(&self.epoll, listener)?;
+                self.rest(index, &error);
+            }
+        }
+        Ok(())
+    }
+
+    fn rest(&mut self, index: usize, error: &io::Error) {
+        let guest = &mut self.guests[index];
+        log::error!("{}: cannot take its front-end: {error}", guest.name);
+        guest.state = State::Resting(Instant::now() + REST);
+    }
+
+    /// Starts the session of a guest on a thread of its own.
+    fn spawn(&mut self, index: usize, stream: UnixStream) -> io::Result<()> {
+        let guest = &mut self.guests[index];
+        let backend = Arc::clone(&self.backend);
+        let stop = Arc::clone(&self.stop);
+        let notice = self.ended.notice(index);
+        let options = Options {
+            name: guest.name.clone(),
+            poll: self.poll,
+        };
+        let session = move || {
+            let _notice = notice;
+            let device = backend.device(index).map_err(SessionError::Device)?;
+            Ok(serve(stream, device, &options, stop.as_fd())?)
+        };
+        let thread = thread::Builder::new()
+            .name(guest.name.clone())
+            .spawn(session)?;
+        guest.state = State::Serving(thread);
+        if let Some(more) = guest.arrivals.allow() {
+            log::info!("{}: front-end connected{}", guest.name, suppressed(more));
+        }
+        Ok(())
+    }
+
+    /// Clears up after the session of a guest, and watches its listener again. Tells whether it
+    /// was broken.
+    fn ended(&mut self, index: usize) -> io::Result<bool> {
+        let broken = self.guests[index].join();
+        self.listen(index)?;
+        Ok(broken)
+    }
+
+    /// Ends all sessions and waits for them, but not forever.
+    fn stop(&mut self) -> io::Result<()> {
+        self.manager.stopping();
+        for guest in &mut self.guests {
+            // No front-end is to connect to a daemon that is leaving.
+            guest.listener = None;
+        }
+        rustix::io::write(&self.stop, &1_u64.to_ne_bytes())?;
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        let mut tokens = Vec::with_capacity(EVENTS);
+        loop {
+            for guest in self.ended.take() {
+                self.ended(guest)?;
+            }
+            if !self.guests.iter().any(Guest::is_served) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+            self.wait(Some(deadline), &mut tokens)?;
+            tokens.clear();
+            // A second signal changes nothing, and must not stay readable.
+            while self.signals.take().is_some() {}
+        }
+        for guest in self.guests.iter().filter(|guest| guest.is_served()) {
+            log::warn!("{}: its session does not end, leaving it", guest.name);
+        }
+        Ok(())
+    }
+}
+
+impl Guest {
+    fn is_gone(&self) -> bool {
+        matches!(self.state, State::Gone)
+    }
+
+    fn is_served(&self) -> bool {
+        matches!(self.state, State::Serving(_))
+    }
+
+    /// Waits for the end of the thread, which has announced it, and logs what came of it. Tells
+    /// whether the session was broken.
+    fn join(&mut self) -> bool {
+        let State::Serving(thread) = std::mem::replace(&mut self.state, State::Gone) else {
+            return false;
+        };
+        let result = thread.join();
+        let broken = !matches!(result, Ok(Ok(_)));
+        let Some(more) = self.departures.allow() else {
+            return broken;
+        };
+        let (name, more) = (&self.name, suppressed(more));
+        match result {
+            Ok(Ok(End::Disconnected)) => log::info!("{name}: front-end left{more}"),
+            Ok(Ok(End::Stopped)) => log::debug!("{name}: stopped{more}"),
+            Ok(Err(error)) => {
+                log::error!("{name}: connection closed: {}{more}", Chain(&error));
+            }
+            Err(_) => log::error!("{name}: its thread panicked; the other guests go on{more}"),
+        }
+        broken
+    }
+}
+
+fn watch(epoll: &OwnedFd, fd: impl AsFd, token: u64) -> io::Result<()> {
+    epoll::add(epoll, fd, EventData::new_u64(token), EventFlags::IN)?;
+    Ok(())
+}
+
+/// How many log lines like this one were left out before it.
+fn suppressed(more: u64) -> String {
+    match more {
+        0 => String::new(),
+        more => format!(" ({more} more like it before)"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use vhost_device_backend::{Description, Device, QueueIndex};
+
+    use super::*;
+    use crate::Identity;
+
+    /// Guest 0 is fine, guest 1 gets no device, guest 2 a panic.
+    struct Troubled;
+
+    struct Nothing;
+
+    #[derive(Debug, clap::Args)]
+    struct NoArgs {}
+
+    impl Device for Nothing {
+        fn describe(&self) -> Description {
+            Description {
+                device_id: 0,
+                queues: 1,
+                features: 0,
+            }
+        }
+
+        fn handle(&mut self, _: QueueIndex, request: vhost_device_queue::Request<'_>) {
+            drop(request);
+        }
+    }
+
+    impl Backend for Troubled {
+        type Args = NoArgs;
+        type Device = Nothing;
+        type Error = Infallible;
+
+        const IDENTITY: Identity = Identity {
+            name: "troubled",
+            version: "0",
+            about: "",
+            device_type: "none",
+        };
+
+        fn open(_: NoArgs, _: usize) -> Result<Self, Infallible> {
+            Ok(Self)
+        }
+
+        fn device(&self, guest: usize) -> io::Result<Nothing> {
+            match guest {
+                0 => Ok(Nothing),
+                1 => Err(io::ErrorKind::NotFound.into()),
+                _ => panic!("a device that panics"),
+            }
+        }
+    }
+
+    /// Serves guests that are connected already until the last has gone.
+    fn serve_all(guests: usize) -> (Vec<UnixStream>, JoinHandle<String>) {
+        let (front_ends, endpoints): (Vec<_>, Vec<_>) = (0..guests)
+            .map(|_| UnixStream::pair().unwrap())
+            .map(|(theirs, ours)| (theirs, Endpoint::Connected(ours)))
+            .unzip();
+        let server = thread::spawn(move || {
+            let signals = Signals::block().unwrap();
+            let manager = ServiceManager::none();
+            let server = Server::new(Troubled, endpoints, signals, manager, Duration::ZERO);
+            format!("{:?}", server.unwrap().run().unwrap())
+        });
+        (front_ends, server)
+    }
+
+    #[test]
+    fn test_run_ends_when_the_last_front_end_leaves() {
+        let (front_ends, server) = serve_all(1);
+        drop(front_ends);
+        assert_eq!(server.join().unwrap(), format!("{:?}", ExitCode::SUCCESS));
+    }
+
+    #[test]
+    fn test_run_outlives_a_session_that_panics_and_one_that_fails() {
+        let (mut front_ends, server) = serve_all(3);
+        for broken in front_ends.drain(1..) {
+            let mut end = [0; 1];
+            let read = io::Read::read(&mut &broken, &mut end);
+            assert_eq!(read.unwrap(), 0, "the connection is closed");
+        }
+        assert!(!server.is_finished());
+        drop(front_ends);
+        assert_eq!(
+            server.join().unwrap(),
+            format!("{:?}", ExitCode::from(FAILURE))
+        );
+    }
+}
