@@ -1,15 +1,22 @@
 //! Whether a whole message has arrived, so that reading it cannot block the session's thread:
 //! a front-end that sends half a message and waits must not stop its guest's queues, nor keep
-//! the daemon from ending.
+//! the daemon from ending. Nor must one that does not read its answers.
 //!
 //! One message is answered here: a `SET_VRING_ADDR` with misaligned addresses, which the `vhost`
 //! crate takes for a broken connection, though it is an error that a front-end can be told of.
 
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::unix::net::UnixStream;
 
+use rustix::cmsg_space;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionread};
-use rustix::net::{RecvFlags, SendFlags, recv, send};
-use vhost::vhost_user::message::FrontendReq;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recv, recvmsg,
+    send,
+};
+use vhost::vhost_user::message::{FrontendReq, MAX_ATTACHED_FD_ENTRIES};
 
 /// Request, flags and size: three `u32` (vhost-user "Header").
 const HEADER: usize = 12;
@@ -28,6 +35,8 @@ pub(crate) enum Inbox {
     Incomplete,
     /// A whole message, or something that is none.
     Message,
+    /// More file descriptors than any message has, or some within a header.
+    BadFds,
     /// A message that must fail: ring addresses that are misaligned.
     Misaligned(Header),
 }
@@ -58,33 +67,60 @@ fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_ne_bytes(bytes.get(at..)?.first_chunk().copied()?))
 }
 
+/// Whether the front-end has read enough of its answers that the next one cannot block.
+pub(crate) fn has_room(stream: &UnixStream) -> Result<bool, Errno> {
+    let mut fds = [PollFd::new(stream, PollFlags::OUT)];
+    Ok(poll(&mut fds, Some(&Timespec::default()))? > 0)
+}
+
 /// Looks at the socket without taking anything from it.
 pub(crate) fn look(stream: &UnixStream) -> Result<Inbox, Errno> {
     let queued = usize::try_from(ioctl_fionread(stream)?).unwrap_or(usize::MAX);
     if queued < HEADER {
         return Ok(Inbox::Incomplete);
     }
-    let mut bytes = [0; HEADER + VRING_ADDR];
-    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-    let (count, _) = recv(stream, &mut bytes, flags)?;
-    let peeked = bytes.get(..count).unwrap_or_default();
-    let Some(header) = Header::parse(peeked) else {
-        // The header came in two pieces with a file descriptor between them: reading it will
-        // find out, and cannot block, as its bytes are there.
-        return Ok(Inbox::Message);
+    let Some(header) = peek_header(stream)? else {
+        return Ok(Inbox::BadFds);
     };
     // A body that is too long is refused without being read.
     if header.size <= MAX_BODY && queued < HEADER + header.size {
         return Ok(Inbox::Incomplete);
     }
-    let body = peeked.get(HEADER..).unwrap_or_default();
-    if header.request == FrontendReq::SET_VRING_ADDR as u32
-        && header.size == VRING_ADDR
-        && is_misaligned(body) == Some(true)
-    {
-        return Ok(Inbox::Misaligned(header));
+    if header.request == FrontendReq::SET_VRING_ADDR as u32 && header.size == VRING_ADDR {
+        let mut bytes = [0; HEADER + VRING_ADDR];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let (count, _) = recv(stream, &mut bytes, flags)?;
+        let peeked = bytes.get(HEADER..count).unwrap_or_default();
+        if is_misaligned(peeked) == Some(true) {
+            return Ok(Inbox::Misaligned(header));
+        }
     }
     Ok(Inbox::Message)
+}
+
+/// The header that is in the socket; `None` when its file descriptors do not fit the message
+/// layer, which would take that for a passing shortage and wait for more.
+fn peek_header(stream: &UnixStream) -> Result<Option<Header>, Errno> {
+    let mut bytes = [0; HEADER];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_ATTACHED_FD_ENTRIES))];
+    // Looking at them makes duplicates, which are closed with the buffer.
+    let mut fds = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let peeked = recvmsg(stream, &mut [IoSliceMut::new(&mut bytes)], &mut fds, flags)?;
+    // The buffer may be aligned, and so have room for more than was asked for.
+    let count: usize = fds.drain().map(count_fds).sum();
+    let lost = peeked.flags.contains(ReturnFlags::CTRUNC) || count > MAX_ATTACHED_FD_ENTRIES;
+    if lost || peeked.bytes < HEADER {
+        return Ok(None);
+    }
+    Ok(Header::parse(&bytes))
+}
+
+fn count_fds(message: RecvAncillaryMessage<'_>) -> usize {
+    match message {
+        RecvAncillaryMessage::ScmRights(fds) => fds.count(),
+        _ => 0,
+    }
 }
 
 /// VIRTIO 1.4 §2.7: 16 for the descriptor table, 4 for the used and 2 for the available ring.

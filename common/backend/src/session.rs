@@ -184,8 +184,9 @@ pub fn serve<D: Device>(
         .map_err(system("make the socket blocking"))?;
     watch(&epoll, stop.as_raw_fd(), Token::Stop, EventSet::IN)
         .map_err(system("watch the stop fd"))?;
-    // By edges: what is in the socket may be half a message, which is left there.
-    let edges = EventSet::IN | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
+    // By edges: what is in the socket may be half a message, which is left there. Room for
+    // answers is an event too: a front-end that does not read them is not listened to.
+    let edges = EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
     watch(&epoll, stream.as_raw_fd(), Token::Socket, edges).map_err(system("watch the socket"))?;
     for (index, fd) in (0..).zip(device.event_sources()) {
         watch(&epoll, fd.as_raw_fd(), Token::Device(index), EventSet::IN)
@@ -277,8 +278,13 @@ impl<D: Device> Loop<D> {
     /// Handles the messages that have arrived whole.
     fn handle_messages(&mut self) -> Result<Option<End>, Error> {
         for _ in 0..MESSAGES {
+            if !inbox::has_room(&self.inbox).map_err(system("poll the socket"))? {
+                self.readable = false;
+                break;
+            }
             match inbox::look(&self.inbox).map_err(system("look into the socket"))? {
                 Inbox::Message => self.handle_message()?,
+                Inbox::BadFds => return Err(vhost::vhost_user::Error::IncorrectFds.into()),
                 Inbox::Misaligned(header) => {
                     let mut session = self.session();
                     session.refused("ring addresses are misaligned");

@@ -1,0 +1,377 @@
+//! What is negotiated, asked and refused in messages.
+
+use std::os::fd::AsFd;
+
+use vhost_device_driver::codec::Message;
+use vhost_device_driver::guest::{SESSION_STEPS, Step};
+use vhost_device_driver::protocol::*;
+use vhost_device_driver::{EventFd, Frontend};
+
+use crate::common::*;
+
+const RING_FEATURES: u64 = bits(&[
+    VIRTIO_F_VERSION_1,
+    VIRTIO_F_INDIRECT_DESC,
+    VIRTIO_F_EVENT_IDX,
+]);
+const PROTOCOL_FEATURES: u64 = bits(&[VHOST_USER_F_PROTOCOL_FEATURES]);
+
+/// The message was refused, and the session goes on.
+fn refused(frontend: &Frontend, outcome: vhost_device_driver::Result<()>) {
+    assert!(outcome.as_ref().is_err_and(|e| e.is_nack()), "{outcome:?}");
+    frontend.sync().unwrap();
+}
+
+/// A read of configuration space was refused: a reply without any bytes of it.
+fn config_refused(frontend: &Frontend, offset: u32, size: u32) {
+    let payload = [offset, size, 0].map(u32::to_ne_bytes).concat();
+    let payload = [payload, vec![0; size as usize]].concat();
+    let (reply, _) = frontend.call(VHOST_USER_GET_CONFIG, &payload, &[]).unwrap();
+    let size = reply.payload.get(4..8).unwrap_or(&[0; 4]);
+    assert_eq!(size, [0; 4], "{offset:#x}: {reply:?}");
+    assert!(reply.payload.len() <= 12, "{reply:?}");
+}
+
+#[test]
+fn c5_c9_exactly_what_is_done_is_offered() {
+    let (frontend, _session) = frontend();
+    let offered = frontend.get_features().unwrap();
+    assert_eq!(offered, RING_FEATURES | PROTOCOL_FEATURES | DEVICE_FEATURES);
+    let protocol = frontend.get_protocol_features().unwrap();
+    let expected = bits(&[
+        VHOST_USER_PROTOCOL_F_MQ,
+        VHOST_USER_PROTOCOL_F_REPLY_ACK,
+        VHOST_USER_PROTOCOL_F_CONFIG,
+        VHOST_USER_PROTOCOL_F_RESET_DEVICE,
+        VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
+    ]);
+    assert_eq!(protocol, expected);
+}
+
+#[test]
+fn config_is_not_offered_by_a_device_that_has_none() {
+    let (stream, _session) = Session::start(Setup {
+        config: &[],
+        ..Setup::default()
+    });
+    let protocol = Frontend::new(stream).get_protocol_features().unwrap();
+    assert_eq!(protocol & bits(&[VHOST_USER_PROTOCOL_F_CONFIG]), 0);
+}
+
+#[test]
+fn mq_tells_how_many_queues_there_are() {
+    let (frontend, _session) = negotiated();
+    assert_eq!(frontend.get_queue_num().unwrap(), u64::from(QUEUES));
+}
+
+#[test]
+fn reply_ack_is_sent_when_it_is_asked_for_and_only_then() {
+    let (mut frontend, _session) = negotiated();
+    frontend.set_owner().unwrap();
+    frontend.reset_owner().unwrap();
+    refused(&frontend, frontend.set_vring_num(0, 3));
+    frontend.set_need_reply(false);
+    frontend.set_owner().unwrap();
+    frontend.set_vring_num(0, 3).unwrap();
+    // Its reply is the next thing in the socket.
+    frontend.sync().unwrap();
+}
+
+#[test]
+fn reply_ack_is_not_sent_before_it_was_negotiated() {
+    let (mut frontend, _session) = frontend();
+    let features = frontend.get_features().unwrap();
+    let mut message = Message::new(VHOST_USER_SET_FEATURES, &features.to_ne_bytes());
+    message.flags |= FLAG_NEED_REPLY;
+    frontend.send_message(&message, &[]).unwrap();
+    frontend.sync().unwrap();
+    frontend.set_protocol_features(0).unwrap();
+    frontend.send_message(&message, &[]).unwrap();
+    frontend.sync().unwrap();
+}
+
+#[test]
+fn reply_ack_of_a_refused_negotiation_is_the_same_for_all_messages() {
+    let (mut frontend, _session) = frontend();
+    frontend.get_features().unwrap();
+    let not_offered = VHOST_USER_PROTOCOL_F_XEN_MMAP;
+    let features = bits(&[VHOST_USER_PROTOCOL_F_REPLY_ACK, not_offered]);
+    frontend.set_protocol_features(features).unwrap();
+    // The message layer acknowledges from here on, so what is answered beside it must as well.
+    frontend.set_owner().unwrap();
+    let misaligned = VringAddr {
+        descriptor: 8,
+        ..VringAddr::default()
+    };
+    refused(&frontend, frontend.set_vring_addr(&misaligned));
+}
+
+#[test]
+fn c8_config_is_read_before_the_features_are_set() {
+    let (mut frontend, _session) = frontend();
+    let protocol = frontend.get_protocol_features().unwrap();
+    frontend.set_protocol_features(protocol).unwrap();
+    let len = CONFIG.len() as u32;
+    assert_eq!(frontend.get_config(0, len).unwrap(), CONFIG);
+    for offset in 0..len {
+        let byte = frontend.get_config(offset, 1).unwrap();
+        assert_eq!(byte, [CONFIG[offset as usize]]);
+    }
+}
+
+#[test]
+fn config_outside_of_its_space_is_refused() {
+    let (frontend, _session) = negotiated();
+    let len = CONFIG.len() as u32;
+    for (offset, size) in [
+        (0, len + 1),
+        (len, 1),
+        (len - 1, 2),
+        (len + 1, 1),
+        (200, 56),
+    ] {
+        config_refused(&frontend, offset, size);
+    }
+    assert_eq!(frontend.get_config(0, len).unwrap(), CONFIG);
+}
+
+#[test]
+fn config_cannot_be_written() {
+    let (frontend, _session) = negotiated();
+    refused(&frontend, frontend.set_config(0, 0, b"x"));
+    assert_eq!(frontend.get_config(0, 1).unwrap(), CONFIG[..1]);
+}
+
+#[test]
+fn features_that_were_not_offered_are_refused() {
+    let (frontend, session) = negotiated();
+    let offered = frontend.get_features().unwrap();
+    for bit in (0..64).filter(|bit| offered & 1 << bit == 0) {
+        refused(&frontend, frontend.set_features(offered | 1 << bit));
+    }
+    let features = session.record(|record| record.features);
+    assert_eq!(features, RING_FEATURES | DEVICE_FEATURES);
+}
+
+#[test]
+fn protocol_features_that_were_not_offered_are_refused() {
+    let (frontend, _session) = negotiated();
+    let offered = frontend.get_protocol_features().unwrap();
+    for bit in (0..64).filter(|bit| offered & 1 << bit == 0) {
+        let features = offered | 1 << bit;
+        let request = VHOST_USER_SET_PROTOCOL_FEATURES;
+        refused(
+            &frontend,
+            frontend.send(request, &features.to_ne_bytes(), &[]),
+        );
+    }
+}
+
+#[test]
+fn c4_every_subset_of_the_features_works() {
+    let optional = [
+        bits(&[VIRTIO_F_INDIRECT_DESC]),
+        bits(&[VIRTIO_F_EVENT_IDX]),
+        PROTOCOL_FEATURES,
+        DEVICE_FEATURES,
+    ];
+    for subset in 0..1 << optional.len() {
+        let features = (0..optional.len())
+            .filter(|bit| subset & 1 << bit != 0)
+            .fold(bits(&[VIRTIO_F_VERSION_1]), |all, bit| all | optional[bit]);
+        let (mut guest, session) = running_with(options().features(features));
+        guest.echo_all();
+        let seen = session.record(|record| record.features);
+        assert_eq!(seen, features & !PROTOCOL_FEATURES);
+    }
+}
+
+#[test]
+fn c6_the_same_features_can_be_set_again() {
+    let (mut guest, _session) = running();
+    let features = guest.features();
+    guest.set_features(features).unwrap();
+    guest.echo_all();
+    guest.frontend.reset_device().unwrap();
+    guest.frontend.set_features(features).unwrap();
+    guest.frontend.set_features(features).unwrap();
+}
+
+#[test]
+fn ring_features_cannot_change_while_rings_run() {
+    let (mut guest, _session) = running();
+    guest.echo_all();
+    let features = guest.features();
+    for bit in [VIRTIO_F_INDIRECT_DESC, VIRTIO_F_EVENT_IDX] {
+        let other = features ^ bits(&[bit]);
+        refused(&guest.frontend, guest.frontend.set_features(other));
+    }
+    guest.echo_all();
+    for queue in 0..guest.queues.len() {
+        guest.stop(queue).unwrap();
+    }
+    let other = features ^ bits(&[VIRTIO_F_INDIRECT_DESC]);
+    guest.frontend.set_features(other).unwrap();
+}
+
+#[test]
+fn features_that_the_device_cannot_work_with_are_refused() {
+    let (stream, session) = Session::start(Setup {
+        required: bits(&[0]),
+        ..Setup::default()
+    });
+    let mut frontend = Frontend::new(stream);
+    let offered = frontend.get_features().unwrap();
+    let protocol = frontend.get_protocol_features().unwrap();
+    frontend.set_protocol_features(protocol).unwrap();
+    refused(&frontend, frontend.set_features(offered & !1));
+    assert_eq!(session.record(|record| record.features), 0);
+    frontend.set_features(offered).unwrap();
+}
+
+#[test]
+fn queue_sizes_that_no_ring_can_have_are_refused() {
+    let (frontend, _session) = negotiated();
+    for size in [0, 3, 7, 9, 0x8001, 0xffff, 0x1_0000, 0x1_0008, u32::MAX] {
+        refused(&frontend, frontend.set_vring_num(0, size));
+    }
+    for shift in 0..=15 {
+        frontend.set_vring_num(0, 1 << shift).unwrap();
+    }
+}
+
+#[test]
+fn bases_over_16_bits_are_refused() {
+    let (frontend, _session) = negotiated();
+    frontend.set_vring_base(0, 0xffff).unwrap();
+    for base in [0x1_0000, 0x1_0005, 0x8000_0000, u32::MAX] {
+        refused(&frontend, frontend.set_vring_base(0, base));
+    }
+    assert_eq!(frontend.get_vring_base(0).unwrap(), 0xffff);
+}
+
+#[test]
+fn messages_about_vrings_that_do_not_exist_are_refused() {
+    let (guest, _session) = running();
+    let (frontend, event) = (&guest.frontend, EventFd::new());
+    for index in [QUEUES.into(), 0xff] {
+        let addr = VringAddr {
+            index,
+            ..guest.vring_addr(0)
+        };
+        refused(frontend, frontend.set_vring_num(index, 8));
+        refused(frontend, frontend.set_vring_base(index, 0));
+        refused(frontend, frontend.set_vring_addr(&addr));
+        refused(frontend, frontend.set_vring_enable(index, true));
+        for fd in [None, Some(event.as_fd())] {
+            refused(frontend, frontend.set_vring_kick(index as u8, fd));
+            refused(frontend, frontend.set_vring_call(index as u8, fd));
+            refused(frontend, frontend.set_vring_err(index as u8, fd));
+        }
+    }
+    for index in [0x100, 0x1_0000, u32::MAX] {
+        refused(frontend, frontend.set_vring_num(index, 8));
+        refused(frontend, frontend.set_vring_enable(index, false));
+    }
+}
+
+#[test]
+fn v6_get_vring_base_of_a_vring_that_does_not_exist_ends_the_session() {
+    // There is no answer that says no.
+    let (frontend, session) = negotiated();
+    assert!(frontend.get_vring_base(QUEUES.into()).is_err());
+    session.broken();
+}
+
+#[test]
+fn a_running_vring_keeps_its_size_and_base() {
+    let (mut guest, _session) = running();
+    guest.echo_all();
+    refused(&guest.frontend, guest.frontend.set_vring_num(0, 4));
+    refused(&guest.frontend, guest.frontend.set_vring_base(0, 0));
+    guest.queue_step(0, Step::Addr).unwrap();
+    guest.queue_step(0, Step::Err).unwrap();
+    guest.echo_all();
+    assert_eq!(guest.stop(0).unwrap(), 2);
+}
+
+#[test]
+fn c7_after_a_reset_nothing_runs_until_it_is_set_up_again() {
+    let (mut guest, session) = running();
+    guest.echo_all();
+    guest.submit(0, Command::Keep);
+    guest.queues[0].notify();
+    session.wait_until(|record| record.kept == 1);
+    guest.queues[0].take_calls();
+
+    guest.frontend.reset_device().unwrap();
+    let before = guest.used_ring(0);
+    guest.submit(0, Command::Echo);
+    session.release.signal();
+    guest.kick_and_settle(0);
+    assert_eq!(guest.used_ring(0), before);
+    assert_eq!(guest.queues[0].take_calls(), 0);
+    session.record(|record| {
+        assert_eq!((record.resets, record.kept), (1, 0));
+        assert_eq!(record.executed.len(), usize::from(QUEUES));
+    });
+}
+
+#[test]
+fn reset_device_puts_everything_back_to_the_beginning() {
+    let (mut guest, session) = running();
+    for _ in 0..3 {
+        guest.echo_all();
+        guest.frontend.reset_device().unwrap();
+        for queue in 0..QUEUES {
+            let base = guest.frontend.get_vring_base(queue.into()).unwrap();
+            assert_eq!(base, 0, "indices are gone");
+            // So are enablement and size: the ring is not served before all is said again.
+            let queue = usize::from(queue);
+            guest.queues[queue].ring.reset(0);
+            let addr = guest.queue_step(queue, Step::Addr);
+            refused(&guest.frontend, addr);
+        }
+        let features = guest.features();
+        guest.set_features(features).unwrap();
+        guest
+            .run(&[Step::Num, Step::Addr, Step::Call, Step::Kick])
+            .unwrap();
+        guest.submit(0, Command::Drop);
+        guest.kick_and_settle(0);
+        assert_eq!(guest.queues[0].ring.used_idx(), 0, "enabled by a reset");
+        guest.run(&[Step::Enable]).unwrap();
+        guest.finish(0);
+        guest.echo_all();
+    }
+    assert_eq!(session.record(|record| record.resets), 3);
+}
+
+#[test]
+fn messages_come_in_one_piece_or_in_many() {
+    let (frontend, _session) = frontend();
+    let get = Message::new(VHOST_USER_GET_FEATURES, &[]).to_bytes();
+    let offered = frontend.get_features().unwrap();
+    frontend.send_raw(&get.repeat(100), &[]).unwrap();
+    for byte in get.chunks(1).cycle().take(get.len() * 10) {
+        frontend.send_raw(byte, &[]).unwrap();
+    }
+    for _ in 0..110 {
+        let (reply, _) = frontend.recv_reply(VHOST_USER_GET_FEATURES).unwrap();
+        assert_eq!(reply.u64().unwrap(), offered);
+    }
+}
+
+#[test]
+fn a_session_can_be_stopped_at_every_step() {
+    for steps in 0..=SESSION_STEPS.len() {
+        let (mut guest, session) = prepared(options());
+        guest.run(&SESSION_STEPS[..steps]).unwrap();
+        session.stop();
+        guest.frontend.expect_closed().unwrap();
+    }
+    let (mut guest, session) = running();
+    guest.echo_all();
+    session.stop();
+    guest.frontend.expect_closed().unwrap();
+}
