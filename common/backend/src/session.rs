@@ -25,9 +25,8 @@ use crate::vring::{Kick, RingFeatures, UserAddresses, Vring, VringError, never_b
 /// queues and the socket are looked at. Stops one queue from holding up everything else.
 const BATCH: u16 = 64;
 
-/// The most bytes of requests in a batch: long requests are shown one by one, so that the driver
-/// works on one while the device works on the next.
-const BATCH_BYTES: usize = 32 * 1024;
+/// The most bytes of requests in a batch, for the same reason: a few of the longest.
+const BATCH_BYTES: usize = 256 * 1024;
 
 /// The most messages that are handled before the queues are looked at again.
 const MESSAGES: usize = 32;

@@ -5,43 +5,30 @@
 //! the access ends, and notes it; the session sees the note and closes the connection. Faults
 //! elsewhere are left to the default action.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::io;
 use std::os::raw::c_int;
+use std::ptr;
 use std::sync::Once;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use vmm_sys_util::signal::register_signal_handler;
 
+/// Address and length of a mapping.
+type Range = (usize, usize);
+
 thread_local! {
-    /// The mappings of the session that runs on this thread, as address and length. Neither of
-    /// the two needs initialisation or a destructor, so a signal handler may reach them.
-    static RANGES: RefCell<Ranges> = const { RefCell::new(Ranges { list: [(0, 0); MAX_RANGES], len: 0 }) };
+    /// The mappings of the session that runs on this thread: the list of its [`Watch`]. Neither
+    /// of the two needs initialisation or a destructor, so a signal handler may reach them.
+    static RANGES: Cell<(*const Range, usize)> = const { Cell::new((ptr::null(), 0)) };
     static HIT: Cell<bool> = const { Cell::new(false) };
-}
-
-use crate::table::MAX_MEM_SLOTS;
-
-/// An old and a new memory table, while queues move from one to the other.
-const MAX_RANGES: usize = 2 * MAX_MEM_SLOTS;
-
-struct Ranges {
-    list: [(usize, usize); MAX_RANGES],
-    len: usize,
-}
-
-impl Ranges {
-    fn find(&self, addr: usize) -> Option<(usize, usize)> {
-        let known = self.list.get(..self.len)?;
-        known
-            .iter()
-            .copied()
-            .find(|&(start, len)| addr.wrapping_sub(start) < len)
-    }
 }
 
 /// Watches the mappings of this thread's session. Unwatched when dropped.
 #[derive(Debug)]
-pub(crate) struct Watch(());
+pub(crate) struct Watch {
+    ranges: Vec<Range>,
+}
 
 impl Watch {
     pub(crate) fn new() -> Self {
@@ -55,19 +42,16 @@ impl Watch {
             }
         });
         HIT.set(false);
-        Self(())
+        Self { ranges: Vec::new() }
     }
 
     /// From now on, these are the mappings.
-    pub(crate) fn set(&mut self, mappings: impl Iterator<Item = (usize, usize)>) {
-        // The handler runs only when guest memory is touched, which does not happen in here.
-        RANGES.with_borrow_mut(|ranges| {
-            ranges.len = 0;
-            for (slot, mapping) in ranges.list.iter_mut().zip(mappings) {
-                *slot = mapping;
-                ranges.len += 1;
-            }
-        });
+    pub(crate) fn set(&mut self, mappings: impl Iterator<Item = Range>) {
+        let ranges: Vec<Range> = mappings.collect();
+        // Before the old list goes, and before memory is touched that only the new one has.
+        RANGES.set((ranges.as_ptr(), ranges.len()));
+        compiler_fence(Ordering::SeqCst);
+        self.ranges = ranges;
     }
 
     /// Whether a mapping has lost its file.
@@ -78,16 +62,31 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.set(std::iter::empty());
+        RANGES.set((ptr::null(), 0));
+        compiler_fence(Ordering::SeqCst);
     }
+}
+
+/// The mapping of this thread's session that `addr` is in.
+fn find(addr: usize) -> Option<Range> {
+    let (list, len) = RANGES.get();
+    if list.is_null() {
+        return None;
+    }
+    // SAFETY: the list of a `Watch` on this thread, which takes it from here before it drops or
+    // changes it.
+    let ranges = unsafe { std::slice::from_raw_parts(list, len) };
+    ranges
+        .iter()
+        .copied()
+        .find(|&(start, len)| addr.wrapping_sub(start) < len)
 }
 
 extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid `siginfo_t`, and for SIGBUS it has an address.
     let addr = unsafe { (*info).si_addr() } as usize;
-    let range = RANGES.try_with(|ranges| ranges.try_borrow().ok()?.find(addr));
-    match range {
-        Ok(Some((start, len))) if replace_with_zeros(start, len).is_ok() => HIT.set(true),
+    match find(addr) {
+        Some((start, len)) if replace_with_zeros(start, len).is_ok() => HIT.set(true),
         _ => {
             // Not guest memory: the default action, when the access is repeated.
             // SAFETY: `signal` and SIG_DFL are valid, and `signal` may be called in a handler.

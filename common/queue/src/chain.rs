@@ -1,7 +1,7 @@
 //! From a head descriptor to a checked list of segments (VIRTIO 1.4 §2.7.4, §2.7.5).
 //!
 //! Each descriptor is read from guest memory exactly once. A [`Chain`] is reused from request to
-//! request, so that walking a chain allocates nothing.
+//! request: walking a chain allocates only when it is longer than all before it.
 
 use std::ptr::NonNull;
 
@@ -133,7 +133,7 @@ unsafe impl Send for Chain {}
 impl Chain {
     pub(crate) fn new() -> Self {
         Self {
-            segments: Vec::with_capacity(MAX_CHAIN_DESCRIPTORS),
+            segments: Vec::new(),
             readable: 0,
             readable_len: 0,
             writable_len: 0,
