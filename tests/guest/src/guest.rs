@@ -1,0 +1,334 @@
+//! A guest: its QEMU, its console and the commands run in it.
+
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+use crate::daemon::{Daemon, RunningDaemon};
+use crate::port::Port;
+use crate::process::{Log, Process};
+use crate::qmp::Qmp;
+use crate::seen::{CommandOutput, Seen};
+use crate::setup::{self, Images};
+
+/// How long a guest may live, all in all. One that is well takes seconds.
+const LIFE: Duration = Duration::from_secs(120);
+/// How long QEMU may take to open its monitor and command port.
+const QEMU_START: Duration = Duration::from_secs(30);
+/// The guest's memory.
+const MEMORY: &str = "256M";
+/// Ends the guest at once, init or not.
+const POWER_OFF: &str = "poweroff -f";
+/// Gives the console to a shell, and comes back when the shell ends.
+const SHELL: &str = "exec setsid cttyhack sh -l </dev/console >/dev/console 2>&1";
+
+// The names of what QEMU is given in its directory.
+const INITRAMFS: &str = "initramfs.cpio";
+const QMP: &str = "qmp.sock";
+const PORT: &str = "port.sock";
+
+/// A guest to be booted.
+pub struct Guest {
+    daemons: Vec<Daemon>,
+    devices: Vec<Device>,
+    resets: bool,
+    console_on_terminal: bool,
+}
+
+/// A vhost-user device of the guest: QEMU's model, and the back-end's socket.
+struct Device {
+    model: String,
+    socket: PathBuf,
+}
+
+impl Default for Guest {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Guest {
+    /// A guest without any device of a daemon.
+    pub fn new() -> Self {
+        Self {
+            daemons: Vec::new(),
+            devices: Vec::new(),
+            resets: false,
+            console_on_terminal: false,
+        }
+    }
+
+    /// Starts this daemon with the guest, for it alone, and gives the guest its
+    /// device. Powering the guest off stops the daemon too.
+    #[must_use]
+    pub fn attach(mut self, daemon: Daemon) -> Self {
+        self.daemons.push(daemon);
+        self
+    }
+
+    /// Gives the guest this QEMU device, served by a daemon that already runs.
+    #[must_use]
+    pub fn device(mut self, model: &str, socket: &Path) -> Self {
+        self.devices.push(Device {
+            model: model.to_owned(),
+            socket: socket.to_owned(),
+        });
+        self
+    }
+
+    /// Makes the guest one that can be reset, where else a reset, as by a
+    /// panic, ends it.
+    #[must_use]
+    pub fn resets(mut self) -> Self {
+        self.resets = true;
+        self
+    }
+
+    /// Puts the guest's console on this program's terminal, for
+    /// [`RunningGuest::shell`], and lets the guest live for as long as it likes.
+    #[must_use]
+    pub fn console_on_terminal(mut self) -> Self {
+        self.console_on_terminal = true;
+        self
+    }
+
+    /// Boots the guest, runs the lines in their order, powers it off, stops
+    /// its daemons, and gives back what the lines printed.
+    pub fn run(self, lines: &[&str]) -> Result<Seen> {
+        let mut guest = self.boot()?;
+        let seen = guest.run_all(lines)?;
+        guest.power_off()?;
+        Ok(seen)
+    }
+
+    /// Starts the daemons, boots the guest and waits until it takes commands.
+    pub fn boot(mut self) -> Result<RunningGuest> {
+        let images = setup::find()?;
+        let mut daemons = Vec::new();
+        for daemon in &self.daemons {
+            let running = daemon.start()?;
+            self.devices.push(Device {
+                model: daemon.device_model()?.to_owned(),
+                socket: running.socket(0).to_owned(),
+            });
+            daemons.push(running);
+        }
+        let mut guest = self.start_qemu(&images, daemons)?;
+        guest.port.wait_ready(guest.deadline)?;
+        Ok(guest)
+    }
+
+    fn start_qemu(&self, images: &Images, daemons: Vec<RunningDaemon>) -> Result<RunningGuest> {
+        let directory = TempDir::new().context("cannot make a directory for the guest")?;
+        let path = directory.path();
+        images.write_initramfs(&path.join(INITRAMFS))?;
+        let qmp_listener = UnixListener::bind(path.join(QMP))?;
+        let port_listener = UnixListener::bind(path.join(PORT))?;
+        let mut command = self.command_line(images, path)?;
+        let logs = self.connect_streams(&mut command, path)?;
+        let restore = self.console_on_terminal.then(Terminal::save).flatten();
+
+        let mut qemu = Process::spawn(&mut command, "QEMU")?;
+        let connected = (|| {
+            let deadline = Instant::now() + QEMU_START;
+            let port = accept(&port_listener, &mut qemu, deadline)?;
+            let qmp = accept(&qmp_listener, &mut qemu, deadline)?;
+            Ok((Port::new(port), Qmp::new(qmp)?))
+        })();
+        let (port, qmp) =
+            connected.inspect_err(|_: &anyhow::Error| logs.iter().for_each(Log::show))?;
+        Ok(RunningGuest {
+            qemu,
+            port,
+            qmp,
+            deadline: (!self.console_on_terminal).then(|| Instant::now() + LIFE),
+            logs,
+            daemons,
+            ended: false,
+            _directory: directory,
+            _restore: restore,
+        })
+    }
+
+    /// QEMU with its options; its files and sockets are in `directory`.
+    fn command_line(&self, images: &Images, directory: &Path) -> Result<Command> {
+        let mut command = Command::new(images.arch.qemu);
+        command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
+        if !self.resets {
+            command.arg("-no-reboot");
+        }
+        command.args(["-accel", "tcg"]).args(images.arch.machine);
+        command.args(["-m", MEMORY, "-object"]);
+        command.arg(format!(
+            "memory-backend-memfd,id=mem,size={MEMORY},share=on"
+        ));
+        command.arg("-kernel").arg(&images.kernel);
+        command.arg("-initrd").arg(directory.join(INITRAMFS));
+        command.arg("-append");
+        command.arg(format!("console={} quiet panic=-1", images.arch.console));
+        for (number, device) in self.devices.iter().enumerate() {
+            let id = format!("device{number}");
+            add_socket(&mut command, &id, &device.socket)?;
+            command.arg("-device");
+            command.arg(format!("{},chardev={id}", device.model));
+        }
+        add_socket(&mut command, "qmp", &directory.join(QMP))?;
+        command.args(["-mon", "chardev=qmp,mode=control"]);
+        // The last device, so that the numbers of the others do not depend on it.
+        add_socket(&mut command, "port", &directory.join(PORT))?;
+        command.args(["-device", "virtio-serial-pci"]);
+        command.args(["-device", "virtserialport,chardev=port"]);
+        Ok(command)
+    }
+
+    /// QEMU's messages go to a log, and so does the console, unless it is for
+    /// the terminal.
+    fn connect_streams(&self, command: &mut Command, directory: &Path) -> Result<Vec<Log>> {
+        let messages = Log::new("QEMU's messages", directory.join("qemu.log"));
+        command.stderr(messages.create()?);
+        if self.console_on_terminal {
+            command.args(["-serial", "mon:stdio"]);
+            return Ok(vec![messages]);
+        }
+        let console = Log::new("the guest's console", directory.join("console.log"));
+        command.args(["-serial", "stdio"]).stdin(Stdio::null());
+        command.stdout(console.create()?);
+        Ok(vec![console, messages])
+    }
+}
+
+/// A character device of QEMU's that connects to this socket.
+fn add_socket(command: &mut Command, id: &str, path: &Path) -> Result<()> {
+    let path = path.to_str().context("a socket's path is not UTF-8")?;
+    command.arg("-chardev");
+    // QEMU's options are parted by commas; one in a value is written twice.
+    command.arg(format!("socket,id={id},path={}", path.replace(',', ",,")));
+    Ok(())
+}
+
+fn accept(listener: &UnixListener, qemu: &mut Process, deadline: Instant) -> Result<UnixStream> {
+    qemu.wait_readable(listener, deadline, "connecting to this test")?;
+    let (stream, _) = listener.accept().context("cannot accept QEMU")?;
+    Ok(stream)
+}
+
+/// A booted guest. Dropped without being powered off or killed, as when a test
+/// fails, it is killed and its console is shown.
+pub struct RunningGuest {
+    qemu: Process,
+    port: Port,
+    qmp: Qmp,
+    deadline: Option<Instant>,
+    logs: Vec<Log>,
+    daemons: Vec<RunningDaemon>,
+    ended: bool,
+    _restore: Option<Terminal>,
+    _directory: TempDir,
+}
+
+impl RunningGuest {
+    /// Runs a line of shell in the guest and waits for it.
+    pub fn run(&mut self, line: &str) -> Result<CommandOutput> {
+        self.port.run(line, self.deadline)
+    }
+
+    /// Runs lines in their order, each in a shell of its own.
+    pub fn run_all(&mut self, lines: &[&str]) -> Result<Seen> {
+        let outputs = lines.iter().map(|line| self.run(line));
+        Ok(Seen::new(outputs.collect::<Result<_>>()?))
+    }
+
+    /// QEMU's monitor.
+    pub fn qmp(&mut self) -> &mut Qmp {
+        &mut self.qmp
+    }
+
+    /// Resets the machine and waits until the guest takes commands again. The
+    /// guest must have been made with [`Guest::resets`].
+    pub fn reset(&mut self) -> Result<()> {
+        self.qmp.execute("system_reset")?;
+        self.port.wait_ready(self.deadline)
+    }
+
+    /// Leaves the user to a shell on the guest's console until it ends or
+    /// powers the guest off. The guest must have been made with
+    /// [`Guest::console_on_terminal`].
+    pub fn shell(&mut self) -> Result<()> {
+        match self.port.run(SHELL, None) {
+            // QEMU's sockets close a moment before it has ended.
+            Err(_) if self.ends_within(Duration::from_secs(5))? => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
+    /// Powers the guest off and stops the daemons that came with it, each of
+    /// which must end well.
+    pub fn power_off(mut self) -> Result<()> {
+        if !self.ends_within(Duration::ZERO)? {
+            self.port.send(POWER_OFF)?;
+        }
+        let deadline = self.deadline.unwrap_or(Instant::now() + LIFE);
+        let Some(status) = self.qemu.wait_end(deadline)? else {
+            bail!("the guest did not power off");
+        };
+        ensure!(status.success(), "QEMU ended with {status}");
+        self.stop_daemons()
+    }
+
+    /// Kills QEMU, as a crash of the host's would, and stops the daemons that
+    /// came with the guest, each of which must end well.
+    pub fn kill(mut self) -> Result<()> {
+        self.qemu.kill();
+        self.stop_daemons()
+    }
+
+    fn stop_daemons(mut self) -> Result<()> {
+        self.ended = true;
+        for daemon in self.daemons.drain(..) {
+            daemon.stop()?;
+        }
+        Ok(())
+    }
+
+    fn ends_within(&mut self, time: Duration) -> Result<bool> {
+        let end = self.qemu.wait_end(Instant::now() + time)?;
+        Ok(end.is_some())
+    }
+}
+
+impl Drop for RunningGuest {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.qemu.kill();
+            for log in &self.logs {
+                log.show();
+            }
+        }
+    }
+}
+
+/// The settings of the terminal on standard input, restored when dropped.
+/// QEMU makes it raw, and does not restore it when it is killed.
+struct Terminal(libc::termios);
+
+impl Terminal {
+    /// The settings to restore; `None` when standard input is no terminal.
+    fn save() -> Option<Self> {
+        let mut settings = std::mem::MaybeUninit::uninit();
+        // SAFETY: the pointer is to a termios that the call may write.
+        let result = unsafe { libc::tcgetattr(libc::STDIN_FILENO, settings.as_mut_ptr()) };
+        // SAFETY: tcgetattr said that it filled the structure.
+        (result == 0).then(|| Self(unsafe { settings.assume_init() }))
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // SAFETY: the pointer is to a valid termios that is only read.
+        unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &self.0) };
+    }
+}

@@ -1,0 +1,188 @@
+//! The guest's kernel, built of Debian's source with a small configuration.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::apt::{Apt, Pin, Tool};
+use super::cache::{Cache, Entry, LockedCache};
+use super::progress::{Progress, Step};
+use crate::arch::Arch;
+
+const SOURCE: Pin = Pin {
+    package: "linux-source-6.12",
+    version: "6.12.*",
+};
+/// The source inside the package.
+const TARBALL: &str = "./usr/src/linux-source-6.12.tar.xz";
+/// To be counted up when the way of building changes what comes out.
+const RECIPE: &str = "recipe 1";
+
+/// What the build runs or includes.
+const TOOLS: [Tool; 8] = [
+    Tool::program("bc", "bc"),
+    Tool::program("bison", "bison"),
+    Tool::program("flex", "flex"),
+    Tool::program("gcc", "gcc"),
+    Tool::file("libelf-dev", "/usr/include/gelf.h"),
+    Tool::program("make", "make"),
+    Tool::program("perl", "perl"),
+    Tool::program("xz-utils", "xz"),
+];
+
+/// A kernel in the cache.
+pub(crate) struct Kernel {
+    /// The image.
+    pub(crate) image: PathBuf,
+    /// The directory with its modules.
+    pub(crate) modules: PathBuf,
+}
+
+/// The kernel, when it is in the cache.
+pub(crate) fn find(arch: &Arch, cache: &Cache) -> Result<Option<Kernel>> {
+    let path = cache.find(&entry(arch, &[arch.fragment, RECIPE]))?;
+    Ok(path.map(|path| Kernel {
+        image: path.join("image"),
+        modules: path.join("modules"),
+    }))
+}
+
+fn entry<'a>(arch: &Arch, made_of: &'a [&'a str]) -> Entry<'a> {
+    Entry {
+        what: format!("kernel-{}", arch.name),
+        made_of,
+    }
+}
+
+/// Builds the kernel into the cache unless it is there.
+pub(crate) fn build(
+    arch: &Arch,
+    cache: &LockedCache,
+    apt: &Apt<'_>,
+    progress: &Progress,
+) -> Result<()> {
+    if find(arch, cache.cache())?.is_some() {
+        return Ok(());
+    }
+    apt.install_tools("building the guests' kernel", &TOOLS)?;
+    let work = cache.temporary()?;
+    let deb = apt.download(&SOURCE, work.path())?;
+    let build = Build {
+        arch,
+        source: work.path().join("source"),
+        log: work.path().join("log"),
+    };
+    let version = &deb.version;
+    progress.step(&format!("Unpacking Linux {version} (1.6 GB)"), |step| {
+        build.unpack(step, &deb.path)
+    })?;
+    progress.step("Configuring the guests' kernel", |step| {
+        build.configure(step)
+    })?;
+    let title = "Building the guests' kernel, once (5 minutes on 2 cores)";
+    progress.step(title, |step| build.make(step))?;
+    let made = work.path().join("made");
+    build.collect(&made).context("cannot keep the kernel")?;
+    cache.publish(&made, &entry(arch, &[arch.fragment, RECIPE]), version)?;
+    let title = "Removing the source and what the build left";
+    progress.step(title, |_| Ok(work.close()?))
+}
+
+/// A build that is being made.
+struct Build<'a> {
+    arch: &'a Arch,
+    source: PathBuf,
+    log: PathBuf,
+}
+
+impl Build<'_> {
+    fn unpack(&self, step: &Step<'_>, deb: &Path) -> Result<()> {
+        fs::create_dir(&self.source)?;
+        let script = "set -o pipefail; dpkg-deb --fsys-tarfile \"$1\" \
+            | tar -xO \"$2\" | tar -xJ --strip-components=1 -C \"$3\"";
+        let mut command = Command::new("bash");
+        command.args(["-c", script, "unpack"]);
+        command.arg(deb).arg(TARBALL).arg(&self.source);
+        step.command(&mut command, &self.log)
+    }
+
+    /// `tinyconfig`, and what the fragment says on top.
+    fn configure(&self, step: &Step<'_>) -> Result<()> {
+        step.command(self.make_command().arg("tinyconfig"), &self.log)?;
+        let path = self.source.join(".config");
+        let tiny = fs::read_to_string(&path).context("cannot read tinyconfig's .config")?;
+        fs::write(&path, format!("{tiny}\n{}", self.arch.fragment))?;
+        step.command(self.make_command().arg("olddefconfig"), &self.log)?;
+        let config = fs::read_to_string(&path).context("cannot read the kernel's .config")?;
+        let missing = missing_symbols(self.arch.fragment, &config);
+        ensure!(
+            missing.is_empty(),
+            "the kernel's configuration did not take {}: it does not have them, or something \
+             that they depend on is not set; correct tests/guest/kernels/{}.config",
+            missing.join(", "),
+            self.arch.name
+        );
+        Ok(())
+    }
+
+    fn make(&self, step: &Step<'_>) -> Result<()> {
+        let jobs = thread::available_parallelism().map_or(1, usize::from);
+        let mut command = self.make_command();
+        command.arg(format!("-j{jobs}"));
+        command.args([self.arch.image_target, "modules"]);
+        step.command(&mut command, &self.log)
+    }
+
+    fn make_command(&self) -> Command {
+        let mut command = Command::new("make");
+        command.arg("-C").arg(&self.source);
+        command.arg(format!("ARCH={}", self.arch.name));
+        // An outer make's options, or another kernel's, are not for this one.
+        for variable in ["MAKEFLAGS", "CROSS_COMPILE", "KCONFIG_CONFIG", "KCFLAGS"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+
+    /// Puts what a guest boots into the directory `made`.
+    fn collect(&self, made: &Path) -> Result<()> {
+        let modules = made.join("modules");
+        fs::create_dir_all(&modules)?;
+        fs::rename(self.source.join(self.arch.image_path), made.join("image"))?;
+        // A line a module, by the name of its object.
+        let order = fs::read_to_string(self.source.join("modules.order"))?;
+        for object in order.lines().map(Path::new) {
+            let Some(name) = object.file_stem() else {
+                bail!("modules.order has a line that is no object");
+            };
+            let name = Path::new(name).with_extension("ko");
+            let built = self.source.join(object.with_extension("ko"));
+            fs::rename(built, modules.join(name))?;
+        }
+        Ok(())
+    }
+}
+
+/// The fragment's lines that set a symbol and are not in the configuration.
+fn missing_symbols<'a>(fragment: &'a str, config: &str) -> Vec<&'a str> {
+    fragment
+        .lines()
+        .filter(|line| line.starts_with("CONFIG_") && !line.ends_with("=n"))
+        .filter(|line| !config.lines().any(|set| set == *line))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn symbols_that_the_kernel_did_not_take_are_named() {
+        let fragment = "# a comment\nCONFIG_A=y\nCONFIG_B=m\nCONFIG_C=n\nCONFIG_D=4\n";
+        let config = "CONFIG_A=y\nCONFIG_B=y\n# CONFIG_C is not set\nCONFIG_D=4\n";
+        assert_eq!(missing_symbols(fragment, config), ["CONFIG_B=m"]);
+    }
+}

@@ -1,0 +1,80 @@
+//! Gets, builds and caches what guests are made of.
+//!
+//! [`run`] makes everything be there: QEMU is installed with apt, a kernel is
+//! built of Debian's source, busybox is taken out of its package. What was
+//! built stays in the cache; when nothing is missing, nothing is
+//! downloaded and apt is not asked. [`find`] only looks.
+//!
+//! Versions are pinned to a series and not exactly, because Debian's mirrors
+//! keep only the latest of each.
+
+mod apt;
+mod busybox;
+mod cache;
+mod cpio;
+mod initramfs;
+mod kernel;
+mod progress;
+mod qemu;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::arch::Arch;
+use apt::Apt;
+use cache::Cache;
+pub use progress::Progress;
+
+/// What a guest is booted from.
+#[derive(Debug)]
+pub struct Images {
+    /// The guest's architecture.
+    pub arch: &'static Arch,
+    /// The kernel image.
+    pub kernel: PathBuf,
+    modules: PathBuf,
+    busybox: PathBuf,
+}
+
+impl Images {
+    /// Writes the guest's root file system, an initramfs.
+    pub(crate) fn write_initramfs(&self, to: &Path) -> Result<()> {
+        initramfs::write(to, &self.busybox, &self.modules)
+            .with_context(|| format!("cannot make the guest's initramfs {}", to.display()))
+    }
+}
+
+/// Makes everything that guests need be there, saying what it does.
+pub fn run(progress: &Progress) -> Result<Images> {
+    let arch = &Arch::X86_64;
+    let cache = Cache::open()?;
+    if let Some(images) = look(arch, &cache)? {
+        return Ok(images);
+    }
+    let cache = cache.lock(progress)?;
+    let apt = Apt::new(&cache, progress);
+    qemu::install(arch, &apt)?;
+    kernel::build(arch, &cache, &apt, progress)?;
+    busybox::extract(arch, &cache, &apt, progress)?;
+    find()
+}
+
+/// What guests need, when [`run`] made it be there before.
+pub fn find() -> Result<Images> {
+    look(&Arch::X86_64, &Cache::open()?)?
+        .context("the guests are not set up: run `cargo xtask setup`")
+}
+
+fn look(arch: &'static Arch, cache: &Cache) -> Result<Option<Images>> {
+    let parts = (kernel::find(arch, cache)?, busybox::find(arch, cache)?);
+    let (Some(kernel), Some(busybox), true) = (parts.0, parts.1, qemu::is_installed(arch)) else {
+        return Ok(None);
+    };
+    Ok(Some(Images {
+        arch,
+        kernel: kernel.image,
+        modules: kernel.modules,
+        busybox,
+    }))
+}

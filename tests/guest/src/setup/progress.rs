@@ -1,0 +1,121 @@
+//! Says what set-up does, and for how long it has been doing it.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::tail;
+
+/// How often a terminal's line is written anew.
+const TERMINAL_PERIOD: Duration = Duration::from_secs(1);
+/// How often a line is written where lines stay, as in a log.
+const LOG_PERIOD: Duration = Duration::from_secs(30);
+/// How often a command is looked after.
+const LOOK_PERIOD: Duration = Duration::from_millis(100);
+
+/// Where set-up says what it does: one line a step, on standard error, with
+/// the time so far.
+#[derive(Debug)]
+pub struct Progress {
+    terminal: bool,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Progress {
+    /// Progress on standard error.
+    pub fn new() -> Self {
+        Self {
+            terminal: io::stderr().is_terminal(),
+        }
+    }
+
+    /// Says one thing that takes no time.
+    pub(crate) fn say(&self, text: &str) {
+        eprintln!("{text}");
+    }
+
+    /// Does `work`, saying before what it is and after how long it took.
+    pub(crate) fn step<T>(&self, title: &str, work: impl FnOnce(&Step) -> Result<T>) -> Result<T> {
+        let step = Step {
+            title,
+            started: Instant::now(),
+            terminal: self.terminal,
+        };
+        step.write("...");
+        let result = work(&step);
+        step.write(if result.is_ok() { "done" } else { "FAILED" });
+        if self.terminal {
+            eprintln!();
+        }
+        result.with_context(|| format!("set-up failed at: {title}"))
+    }
+}
+
+/// A step that is being done.
+pub(crate) struct Step<'a> {
+    title: &'a str,
+    started: Instant,
+    terminal: bool,
+}
+
+impl Step<'_> {
+    /// Runs a command with what it prints in the file `log`, whose end is part
+    /// of the error when it fails.
+    pub(crate) fn command(&self, command: &mut Command, log: &Path) -> Result<()> {
+        let file = File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
+        let program = command.get_program().to_owned();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        let period = if self.terminal {
+            TERMINAL_PERIOD
+        } else {
+            LOG_PERIOD
+        };
+        let mut next = Instant::now() + period;
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if Instant::now() >= next {
+                self.write("...");
+                next += period;
+            }
+            thread::sleep(LOOK_PERIOD);
+        };
+        if !status.success() {
+            bail!("{} ended with {status}:\n{}", program.display(), tail(log));
+        }
+        Ok(())
+    }
+
+    fn write(&self, state: &str) {
+        let seconds = self.started.elapsed().as_secs();
+        let (before, after) = if self.terminal {
+            ("\r\x1b[K", "")
+        } else {
+            ("", "\n")
+        };
+        let time = if seconds > 0 || state != "..." {
+            format!(" ({}:{:02})", seconds / 60, seconds % 60)
+        } else {
+            String::new()
+        };
+        eprint!("{before}{} {state}{time}{after}", self.title);
+        // Nothing is lost when a line of progress is late.
+        let _ = io::stderr().flush();
+    }
+}

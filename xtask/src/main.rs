@@ -1,0 +1,92 @@
+//! The project's commands: `cargo xtask <command>`.
+
+mod cargo;
+mod demo;
+mod steps;
+mod style;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use vhost_device_guest::setup::{self, Progress};
+
+/// The project's commands
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Boot a Linux guest with vhost-device-rng attached, and show what it sees
+    ///
+    /// Does the set-up first when it is missing (see `setup`), and builds the
+    /// daemon, unless VHOST_DEVICE_BIN_DIR names a directory to take it from.
+    /// Ends by itself, with a status other than 0 when something that the
+    /// guest should see was missing.
+    Demo {
+        /// Leave a shell in the guest, on this terminal, until `exit`
+        #[arg(short, long)]
+        keep: bool,
+    },
+    /// Run all checks and tests, in steps, up to the first that fails
+    ///
+    /// The last line counts the tests: "N passed, N failed". A step that fails
+    /// without a test that does counts as one failed. Does the guests' set-up
+    /// when it is missing (see `setup`).
+    Test {
+        /// Leave out all that needs guests, and with it their set-up
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Run the benchmarks, built for release
+    Bench {
+        /// What is passed on to vhost-device-bench; try --help behind a --
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Get and build what guests need, as the demo and the tests do before
+    ///
+    /// Installs QEMU 10.0 from Debian 12's backports unless there is one that
+    /// is as new, builds a small Linux 6.12 of Debian's source (about 5
+    /// minutes on 2 cores; installs what that needs: bc, bison, flex, gcc,
+    /// libelf-dev, make, perl, xz-utils), and takes busybox out of its
+    /// package. Apt's own configuration is not changed. Kernel and busybox
+    /// stay in $XDG_CACHE_HOME/vhost-device or ~/.cache/vhost-device (6 MB).
+    /// Without anything missing, nothing is done and no network is needed.
+    Setup,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("{} {error:#}", style::stderr().bad("error:"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Demo { keep } => demo::run(keep),
+        Command::Test { quick } => Ok(steps::run(quick)),
+        Command::Bench { args } => bench(args),
+        Command::Setup => {
+            let images = setup::run(&Progress::new())?;
+            println!("Guests can be booted: {}", images.kernel.display());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn bench(args: Vec<OsString>) -> Result<ExitCode> {
+    let mut command = cargo::command(["run", "--release", "--package", "vhost-device-bench", "--"]);
+    let status = command.args(args).status()?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}

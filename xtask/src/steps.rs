@@ -1,0 +1,239 @@
+//! `cargo xtask test`: the steps, and the count of the tests in them.
+
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::ops::AddAssign;
+use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use vhost_device_guest::setup::{self, Progress};
+
+use crate::{cargo, style};
+
+/// A check that can fail.
+struct Step {
+    title: &'static str,
+    /// Whether it is left out with `--quick`.
+    guests: bool,
+    action: Action,
+}
+
+/// What a step does.
+enum Action {
+    /// Runs cargo with these arguments.
+    Cargo(&'static [&'static str]),
+    /// Runs `cargo doc`, whose warnings are errors.
+    Doc,
+    /// Runs `cargo test` with these arguments, and counts the tests.
+    Tests(&'static [&'static str]),
+    /// Gets and builds what guests need.
+    SetUp,
+}
+
+/// All of them, in the order in which they run: the quick ones first.
+const STEPS: &[Step] = &[
+    Step {
+        title: "format",
+        guests: false,
+        action: Action::Cargo(&["fmt", "--all", "--check"]),
+    },
+    Step {
+        title: "lints",
+        guests: false,
+        action: Action::Cargo(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]),
+    },
+    Step {
+        title: "API documentation",
+        guests: false,
+        action: Action::Doc,
+    },
+    Step {
+        title: "build",
+        guests: false,
+        action: Action::Cargo(&["build", "--workspace"]),
+    },
+    Step {
+        title: "unit and session tests",
+        guests: false,
+        action: Action::Tests(&["--workspace", "--exclude", "vhost-device-guest"]),
+    },
+    Step {
+        title: "set-up for guests",
+        guests: true,
+        action: Action::SetUp,
+    },
+    Step {
+        title: "guest tests",
+        guests: true,
+        action: Action::Tests(&["--package", "vhost-device-guest"]),
+    },
+];
+
+/// Runs the steps up to the first that fails. The last line that it prints is
+/// `N passed, N failed`.
+pub(crate) fn run(quick: bool) -> ExitCode {
+    let started = Instant::now();
+    let mut counts = Counts::default();
+    let mut well = true;
+    let mut steps = STEPS.iter().filter(|step| !(quick && step.guests));
+    for step in steps.by_ref() {
+        well = run_step(step, &mut counts);
+        if !well {
+            // A step that fails without a test that does is a failure too.
+            counts.failed = counts.failed.max(1);
+            break;
+        }
+    }
+    let style = style::stdout();
+    for step in steps {
+        println!("{}", style.faint(&format!("not run: {}", step.title)));
+    }
+    println!(
+        "\n{} in {}, {} ignored",
+        if well {
+            style.good("All steps passed")
+        } else {
+            style.bad("A step failed")
+        },
+        minutes(started.elapsed()),
+        counts.ignored
+    );
+    println!("{} passed, {} failed", counts.passed, counts.failed);
+    if well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Runs a step, adds its tests, and says whether it passed.
+fn run_step(step: &Step, counts: &mut Counts) -> bool {
+    let style = style::stdout();
+    println!("\n{}", style.bold(&format!("== {}", step.title)));
+    let started = Instant::now();
+    let result = step.action.run(counts);
+    let time = minutes(started.elapsed());
+    match result {
+        Ok(()) => {
+            println!("{} {} ({time})", style.good("passed:"), step.title);
+            true
+        }
+        Err(error) => {
+            println!(
+                "{} {} ({time}): {error:#}",
+                style.bad("FAILED:"),
+                step.title
+            );
+            false
+        }
+    }
+}
+
+impl Action {
+    fn run(&self, counts: &mut Counts) -> Result<()> {
+        match self {
+            Self::Cargo(args) => cargo::run(args),
+            Self::Doc => document(),
+            Self::Tests(args) => test(args, counts),
+            Self::SetUp => setup::run(&Progress::new()).map(drop),
+        }
+    }
+}
+
+fn document() -> Result<()> {
+    let mut command = cargo::command(["doc", "--workspace", "--no-deps"]);
+    let status = command.env("RUSTDOCFLAGS", "-Dwarnings").status();
+    ensure!(
+        status.context("cannot run cargo")?.success(),
+        "`cargo doc` failed"
+    );
+    Ok(())
+}
+
+/// Runs all tests that the arguments name, also behind one that fails.
+fn test(args: &[&str], counts: &mut Counts) -> Result<()> {
+    let mut command = cargo::command(["test", "--no-fail-fast"]);
+    command.args(args).stdout(Stdio::piped());
+    if io::stdout().is_terminal() {
+        command.args(["--", "--color=always"]);
+    }
+    let mut child = command.spawn().context("cannot run cargo")?;
+    let stdout = child.stdout.take().context("cargo has no output")?;
+    let mut own = io::stdout().lock();
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line.context("cannot read cargo's output")?;
+        own.write_all(&line)?;
+        own.write_all(b"\n")?;
+        if let Some(more) = Counts::parse(&String::from_utf8_lossy(&line)) {
+            *counts += more;
+        }
+    }
+    let status = child.wait().context("cannot wait for cargo")?;
+    ensure!(status.success(), "`cargo test` failed");
+    Ok(())
+}
+
+/// How many tests ended in which way.
+#[derive(Debug, Default, PartialEq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Counts {
+    /// Those of libtest's `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+    fn parse(line: &str) -> Option<Self> {
+        let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+        let count = |what: &str| {
+            let part = counts.split("; ").find(|part| part.ends_with(what))?;
+            part.split_once(' ')?.0.parse().ok()
+        };
+        Some(Self {
+            passed: count("passed")?,
+            failed: count("failed")?,
+            ignored: count("ignored")?,
+        })
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, more: Self) {
+        self.passed += more.passed;
+        self.failed += more.failed;
+        self.ignored += more.ignored;
+    }
+}
+
+fn minutes(time: Duration) -> String {
+    format!("{}:{:02}", time.as_secs() / 60, time.as_secs() % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_tests_are_counted() {
+        let failed = "test result: FAILED. 12 passed; 2 failed; 1 ignored; 0 measured; \
+            3 filtered out; finished in 0.52s";
+        let mut counts = Counts::parse(failed).unwrap();
+        let coloured = "test result: \u{1b}[32mok\u{1b}(B\u{1b}[m. 1 passed; 0 failed; \
+            0 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+        counts += Counts::parse(coloured).unwrap();
+        let expected = Counts {
+            passed: 13,
+            failed: 2,
+            ignored: 1,
+        };
+        assert_eq!(counts, expected);
+        assert_eq!(Counts::parse("test result_is_fine ... ok"), None);
+    }
+}
