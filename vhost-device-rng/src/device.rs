@@ -58,8 +58,14 @@ pub struct Entropy<S: Source> {
     readiness: Readiness,
     /// The next retry's delay while the source is dry.
     dry: Option<Duration>,
-    dry_log: RateLimit,
-    empty_log: RateLimit,
+    logs: Logs,
+}
+
+/// What limits the device's log lines about its guest. A clone shares the limits.
+#[derive(Clone, Debug, Default)]
+pub struct Logs {
+    dry: RateLimit,
+    no_room: RateLimit,
 }
 
 /// Why a request cannot be answered now.
@@ -99,7 +105,12 @@ impl<S: Source> Entropy<S> {
     ///
     /// # Errors
     /// When the system has no descriptors left.
-    pub fn new(guest: String, source: Arc<S>, lease: Option<Lease>) -> io::Result<Self> {
+    pub fn new(
+        guest: String,
+        source: Arc<S>,
+        lease: Option<Lease>,
+        logs: Logs,
+    ) -> io::Result<Self> {
         Ok(Self {
             guest,
             source,
@@ -109,8 +120,7 @@ impl<S: Source> Entropy<S> {
             timer: Timer::new()?,
             readiness: Readiness::new()?,
             dry: None,
-            dry_log: RateLimit::default(),
-            empty_log: RateLimit::default(),
+            logs,
         })
     }
 
@@ -233,7 +243,7 @@ impl<S: Source> Entropy<S> {
     }
 
     fn log_no_room(&mut self) {
-        self.empty_log.warn(format_args!(
+        self.logs.no_room.warn(format_args!(
             "{}: a request without room for an answer goes back empty",
             self.guest
         ));
@@ -243,10 +253,10 @@ impl<S: Source> Entropy<S> {
     fn log_dry(&mut self, later: &Later) {
         let (guest, source) = (&self.guest, self.source.name());
         match later {
-            Later::Failed(error) => self.dry_log.warn(format_args!(
+            Later::Failed(error) => self.logs.dry.warn(format_args!(
                 "{guest}: cannot read {source}, requests wait: {error}"
             )),
-            Later::End => self.dry_log.warn(format_args!(
+            Later::End => self.logs.dry.warn(format_args!(
                 "{guest}: {source} is at its end, requests wait for more"
             )),
             Later::NotYet | Later::Quota(_) => {

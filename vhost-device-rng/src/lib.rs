@@ -25,7 +25,7 @@ use std::time::Instant;
 use vhost_device_daemon::{Backend, Identity};
 
 use crate::args::Args;
-use crate::device::Entropy;
+use crate::device::{Entropy, Logs};
 use crate::host::linux::{Linux, OpenError};
 use crate::quota::{Bucket, Lease};
 
@@ -36,6 +36,8 @@ pub struct Rng {
     /// One a guest, in the guests' order; none without a limit. It lives here and not in the
     /// device, so that a guest that reconnects wins nothing.
     buckets: Vec<Arc<Mutex<Bucket>>>,
+    /// One a guest, here for the same reason.
+    logs: Vec<Logs>,
 }
 
 impl Backend for Rng {
@@ -64,11 +66,18 @@ impl Backend for Rng {
         Ok(Self {
             source: Arc::new(source),
             buckets,
+            logs: (0..guests).map(|_| Logs::default()).collect(),
         })
     }
 
     fn device(&self, guest: usize) -> io::Result<Self::Device> {
         let lease = self.buckets.get(guest).cloned().map(Lease::new);
-        Entropy::new(format!("guest {guest}"), Arc::clone(&self.source), lease)
+        let logs = self.logs.get(guest).cloned().unwrap_or_default();
+        Entropy::new(
+            format!("guest {guest}"),
+            Arc::clone(&self.source),
+            lease,
+            logs,
+        )
     }
 }

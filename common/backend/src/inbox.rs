@@ -37,6 +37,8 @@ pub(crate) enum Inbox {
     Message,
     /// More file descriptors than any message has, or some within a header.
     BadFds,
+    /// File descriptors that this process has no room for.
+    NoRoomForFds,
     /// A message that must fail: ring addresses that are misaligned.
     Misaligned(Header),
 }
@@ -79,14 +81,19 @@ pub(crate) fn look(stream: &UnixStream) -> Result<Inbox, Errno> {
     if queued < HEADER {
         return Ok(Inbox::Incomplete);
     }
-    let Some(header) = peek_header(stream)? else {
-        return Ok(Inbox::BadFds);
+    let (header, fds) = match peek_header(stream)? {
+        Peeked::Header(header, fds) => (header, fds),
+        Peeked::BadFds => return Ok(Inbox::BadFds),
+        Peeked::NoRoomForFds => return Ok(Inbox::NoRoomForFds),
     };
     // A body that is too long is refused without being read.
     if header.size <= MAX_BODY && queued < HEADER + header.size {
         return Ok(Inbox::Incomplete);
     }
-    if header.request == FrontendReq::SET_VRING_ADDR as u32 && header.size == VRING_ADDR {
+    // Anything else about it that is wrong is for the message layer to find.
+    let sound = header.flags & !NEED_REPLY == VERSION && fds == 0;
+    let set_vring_addr = header.request == FrontendReq::SET_VRING_ADDR as u32;
+    if set_vring_addr && header.size == VRING_ADDR && sound {
         let mut bytes = [0; HEADER + VRING_ADDR];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         let (count, _) = recv(stream, &mut bytes, flags)?;
@@ -98,22 +105,35 @@ pub(crate) fn look(stream: &UnixStream) -> Result<Inbox, Errno> {
     Ok(Inbox::Message)
 }
 
-/// The header that is in the socket; `None` when its file descriptors do not fit the message
-/// layer, which would take that for a passing shortage and wait for more.
-fn peek_header(stream: &UnixStream) -> Result<Option<Header>, Errno> {
+/// What lies at the front of the socket.
+enum Peeked {
+    /// A header, and how many file descriptors come with it.
+    Header(Header, usize),
+    BadFds,
+    NoRoomForFds,
+}
+
+/// The header that is in the socket. File descriptors that do not fit the message layer are
+/// found here: it would take them for a passing shortage and wait for more.
+fn peek_header(stream: &UnixStream) -> Result<Peeked, Errno> {
     let mut bytes = [0; HEADER];
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_ATTACHED_FD_ENTRIES))];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_ATTACHED_FD_ENTRIES + 1))];
     // Looking at them makes duplicates, which are closed with the buffer.
     let mut fds = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let peeked = recvmsg(stream, &mut [IoSliceMut::new(&mut bytes)], &mut fds, flags)?;
-    // The buffer may be aligned, and so have room for more than was asked for.
     let count: usize = fds.drain().map(count_fds).sum();
-    let lost = peeked.flags.contains(ReturnFlags::CTRUNC) || count > MAX_ATTACHED_FD_ENTRIES;
-    if lost || peeked.bytes < HEADER {
-        return Ok(None);
+    if count > MAX_ATTACHED_FD_ENTRIES {
+        return Ok(Peeked::BadFds);
     }
-    Ok(Header::parse(&bytes))
+    // There was room for one more than a message may have, and yet some were left out.
+    if peeked.flags.contains(ReturnFlags::CTRUNC) {
+        return Ok(Peeked::NoRoomForFds);
+    }
+    match Header::parse(&bytes) {
+        Some(header) if peeked.bytes == HEADER => Ok(Peeked::Header(header, count)),
+        _ => Ok(Peeked::BadFds),
+    }
 }
 
 fn count_fds(message: RecvAncillaryMessage<'_>) -> usize {

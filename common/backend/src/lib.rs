@@ -28,5 +28,5 @@ mod vring;
 
 pub use device::{Description, Device, QueueIndex, Refused};
 pub use rate_limit::RateLimit;
-pub use session::{End, Error, Options, Queues, serve};
-pub use table::MAX_MEM_SLOTS;
+pub use session::{End, Error, Logs, Options, Queues, serve};
+pub use table::{Limits, MAX_MEM_SLOTS};

@@ -16,7 +16,7 @@ use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut
 
 use crate::device::Device;
 use crate::session::Session;
-use crate::table::{Entry, MAX_MEM_SLOTS, Table};
+use crate::table::Table;
 use crate::vring::{Kick, UserAddresses};
 
 /// The base of each region in this process, in the only message that may ask for it.
@@ -43,7 +43,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
     }
 
     fn get_features(&mut self) -> Result<u64> {
-        Ok(self.offered())
+        Ok(self.tell_features())
     }
 
     fn set_features(&mut self, features: u64) -> Result<()> {
@@ -72,18 +72,13 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
         files: Vec<File>,
         _postcopy_listening: Option<bool>,
     ) -> Result<RegionBases> {
-        let entries: std::result::Result<Vec<_>, _> = regions
-            .iter()
-            .zip(files)
-            .map(|(region, file)| Entry::map(region, file))
-            .collect();
-        let table = Table::new(entries.map_err(refused)?);
+        let table = Table::map(regions, files, self.limits()).map_err(refused)?;
         self.change_memory(table).map_err(refused)?;
         Ok(None)
     }
 
     fn get_max_mem_slots(&mut self) -> Result<u64> {
-        Ok(MAX_MEM_SLOTS as u64)
+        Ok(self.limits().slots as u64)
     }
 
     fn add_mem_region(
@@ -92,8 +87,8 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
         file: File,
         _postcopy_listening: Option<bool>,
     ) -> Result<Option<vhost::VhostUserMemoryRegionBase>> {
-        let entry = Entry::map(region, file).map_err(refused)?;
-        let table = self.table().with(entry).map_err(refused)?;
+        let limits = self.limits();
+        let table = self.table().with(region, file, limits).map_err(refused)?;
         self.change_memory(table).map_err(refused)?;
         Ok(None)
     }

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use vhost::vhost_user::BackendReqHandler;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_device_queue::{GuestMemory, Kept, Request};
@@ -18,7 +19,7 @@ use crate::device::{Device, QueueIndex, Refused};
 use crate::inbox::{self, Inbox};
 use crate::rate_limit::RateLimit;
 use crate::sigbus::Watch;
-use crate::table::{Table, TableError};
+use crate::table::{Limits, Table, TableError};
 use crate::vring::{Kick, RingFeatures, UserAddresses, Vring, VringError, never_blocking};
 
 /// The most requests that are answered before the driver is shown the answers, and before other
@@ -31,6 +32,10 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// The most messages that are handled before the queues are looked at again.
 const MESSAGES: usize = 32;
 
+/// How long a read or write on the socket may take. None does, as `inbox` looks before; but what
+/// a socket counts as there and what can be read are not the same for bytes out of band.
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How often a ring without a kick is looked at while nothing comes, in milliseconds.
 const POLL_PERIOD_MS: i32 = 1;
 
@@ -42,6 +47,18 @@ pub struct Options {
     /// How long to look for more requests after the last before sleeping. Spins: it costs a
     /// core for that long, and saves the driver a kick.
     pub poll: Duration,
+    /// How large the guest's memory may be.
+    pub limits: Limits,
+    /// What limits the log lines about the guest.
+    pub logs: Logs,
+}
+
+/// One limit for each kind of log line about a guest. A clone shares them.
+#[derive(Clone, Debug, Default)]
+pub struct Logs {
+    bad_chains: RateLimit,
+    bad_rings: RateLimit,
+    bad_messages: RateLimit,
 }
 
 /// How a session came to its end.
@@ -180,7 +197,9 @@ pub fn serve<D: Device>(
     let epoll = Arc::new(Epoll::new().map_err(system("create an epoll"))?);
     stream
         .set_nonblocking(false)
-        .map_err(system("make the socket blocking"))?;
+        .and_then(|()| stream.set_read_timeout(Some(SOCKET_TIMEOUT)))
+        .and_then(|()| stream.set_write_timeout(Some(SOCKET_TIMEOUT)))
+        .map_err(system("set up the socket"))?;
     watch(&epoll, stop.as_raw_fd(), Token::Stop, EventSet::IN)
         .map_err(system("watch the stop fd"))?;
     // By edges: what is in the socket may be half a message, which is left there. Room for
@@ -231,6 +250,9 @@ impl<D: Device> Loop<D> {
                 true => 0,
                 false => self.session().prepare_to_wait(),
             };
+            if self.session().watch.was_hit() {
+                return Err(Error::MemoryLost);
+            }
             let count = match self.epoll.wait(timeout, &mut events) {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
@@ -245,11 +267,7 @@ impl<D: Device> Loop<D> {
             {
                 return Ok(end);
             }
-            let mut session = self.session();
-            session.run_queues();
-            if session.watch.was_hit() {
-                return Err(Error::MemoryLost);
-            }
+            self.session().run_queues();
         }
     }
 
@@ -283,11 +301,14 @@ impl<D: Device> Loop<D> {
             }
             match inbox::look(&self.inbox).map_err(system("look into the socket"))? {
                 Inbox::Message => self.handle_message()?,
+                Inbox::NoRoomForFds => {
+                    return Err(system("take file descriptors")(Errno::MFILE));
+                }
                 Inbox::BadFds => return Err(vhost::vhost_user::Error::IncorrectFds.into()),
                 Inbox::Misaligned(header) => {
                     let mut session = self.session();
                     session.refused("ring addresses are misaligned");
-                    let reply_ack = session.reply_ack;
+                    let reply_ack = session.reply_ack && session.told_features;
                     drop(session);
                     inbox::refuse(&self.inbox, header, reply_ack)
                         .map_err(system("answer the front-end"))?;
@@ -330,6 +351,9 @@ pub(crate) struct Session<D> {
     /// What the device and the ring offer, and what was accepted of it.
     offered: u64,
     accepted: u64,
+    /// The front-end has asked what is offered. Before that, the message layer acknowledges
+    /// nothing.
+    told_features: bool,
     reply_ack: bool,
     table: Table,
     memory: GuestMemory,
@@ -337,9 +361,8 @@ pub(crate) struct Session<D> {
     watch: Watch,
     /// A request was handled since the thread last slept.
     active: bool,
-    bad_chains: RateLimit,
-    bad_rings: RateLimit,
-    bad_messages: RateLimit,
+    limits: Limits,
+    logs: Logs,
 }
 
 impl<D: Device> Session<D> {
@@ -356,24 +379,30 @@ impl<D: Device> Session<D> {
             poll: options.poll,
             epoll,
             accepted: 0,
+            told_features: false,
             reply_ack: false,
             table: Table::default(),
             memory: GuestMemory::default(),
             watch: Watch::new(),
             active: false,
-            bad_chains: RateLimit::default(),
-            bad_rings: RateLimit::default(),
-            bad_messages: RateLimit::default(),
+            limits: options.limits,
+            logs: options.logs.clone(),
         }
     }
 
     /// A message failed; the front-end learns it only if it asked for a reply.
     fn refused(&mut self, why: impl std::fmt::Display) {
         let line = format_args!("{}: refused a message of the front-end: {why}", self.name);
-        self.bad_messages.warn(line);
+        self.logs.bad_messages.warn(line);
     }
 
-    pub(crate) fn offered(&self) -> u64 {
+    /// The features, for the front-end.
+    pub(crate) fn tell_features(&mut self) -> u64 {
+        self.told_features = true;
+        self.offered()
+    }
+
+    fn offered(&self) -> u64 {
         self.offered | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
     }
 
@@ -418,6 +447,10 @@ impl<D: Device> Session<D> {
         let start = usize::try_from(offset).ok()?;
         let end = start.checked_add(usize::try_from(size).ok()?)?;
         self.device.config().get(start..end)
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
     }
 
     pub(crate) fn vring_count(&self) -> u64 {
@@ -527,7 +560,7 @@ impl<D: Device> Session<D> {
         if let Err(why) = vring.start(&self.table, &self.memory, features) {
             vring.report_error();
             let line = format_args!("{}: vring {index} cannot run: {why}", self.name);
-            self.bad_rings.warn(line);
+            self.logs.bad_rings.warn(line);
             return;
         }
         vring.pending = vring.queue.is_some();
@@ -593,7 +626,7 @@ impl<D: Device> Session<D> {
             if let Err(why) = vring.rebind(&table, &memory) {
                 vring.report_error();
                 let line = format_args!("{}: vring {index} stops: {why}", self.name);
-                self.bad_rings.warn(line);
+                self.logs.bad_rings.warn(line);
                 // The old memory is mapped still, so the queue can be left in order.
                 let _ = self.halt(index);
             }
@@ -658,10 +691,11 @@ impl<D: Device> Session<D> {
                 vring.pending = false;
                 vring.report_error();
                 let line = format_args!("{}: vring {index}: {why}", self.name);
-                self.bad_rings.warn(line);
+                self.logs.bad_rings.warn(line);
                 return;
             }
         };
+        vring.in_error = false;
         let mut bytes = 0;
         for _ in 0..available.min(BATCH) {
             match queue.pop(&self.memory) {
@@ -672,7 +706,7 @@ impl<D: Device> Session<D> {
                 }
                 Some(Err(why)) => {
                     let line = format_args!("{}: vring {index}: bad request: {why}", self.name);
-                    self.bad_chains.warn(line);
+                    self.logs.bad_chains.warn(line);
                 }
             }
             if bytes >= BATCH_BYTES {
@@ -731,7 +765,7 @@ impl<D: Device> Session<D> {
         while Instant::now() < end {
             for vring in &mut self.vrings {
                 let queue = vring.queue.as_mut();
-                vring.pending = queue.is_some_and(|queue| queue.look().is_ok_and(|n| n > 0));
+                vring.pending = queue.is_some_and(|queue| queue.look().unwrap_or(1) > 0);
             }
             if self.has_work() {
                 return;

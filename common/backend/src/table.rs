@@ -10,9 +10,7 @@ use rustix::fs::fstatfs;
 use rustix::param::page_size;
 use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vhost_device_queue::GuestMemory;
-use vhost_device_queue::memory::{MemoryError, Region};
-use vm_memory::mmap::MmapRegionError;
-use vm_memory::{FileOffset, MmapRegion};
+use vhost_device_queue::memory::{Mapping, MemoryError, Region};
 
 /// The most regions that a guest's memory may have: as many as KVM gives a guest at least.
 ///
@@ -33,12 +31,11 @@ pub(crate) enum TableError {
     #[error("cannot learn about the file of the memory region at {guest_addr:#x}: {source}")]
     Stat { guest_addr: u64, source: io::Error },
     #[error("cannot map the memory region at {guest_addr:#x}: {source}")]
-    Map {
-        guest_addr: u64,
-        source: MmapRegionError,
-    },
-    #[error("all {MAX_MEM_SLOTS} memory slots are in use")]
-    Full,
+    Map { guest_addr: u64, source: io::Error },
+    #[error("the guest's memory would have more than {0} regions")]
+    Slots(usize),
+    #[error("the guest's memory would be larger than {0:#x} bytes")]
+    Size(u64),
     #[error("no memory region of {size:#x} bytes at {guest_addr:#x} to remove")]
     Unknown { guest_addr: u64, size: u64 },
     #[error(transparent)]
@@ -54,7 +51,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// Maps `file` as `described`.
-    pub(crate) fn map(described: &VhostUserMemoryRegion, file: File) -> Result<Self, TableError> {
+    fn map(described: &VhostUserMemoryRegion, file: File) -> Result<Self, TableError> {
         // The structure is packed: copies, no references.
         let guest_addr = described.guest_phys_addr;
         let size = described.memory_size;
@@ -80,7 +77,7 @@ impl Entry {
             .and_then(|len| usize::try_from(len).ok())
             .ok_or_else(bad)?;
         let inside = usize::try_from(inside).map_err(|_| bad())?;
-        let mapping = MmapRegion::from_file(FileOffset::new(file, start), len)
+        let mapping = Mapping::new(&file, start, len)
             .map_err(|source| TableError::Map { guest_addr, source })?;
         let region = Region::new(guest_addr, Arc::new(mapping), inside, size)?;
         Ok(Self { user_addr, region })
@@ -110,6 +107,51 @@ fn mapping_granularity(file: &File) -> io::Result<u64> {
     Ok(huge.max(page_size() as u64))
 }
 
+/// How much of the process one guest may use for its memory.
+///
+/// Address space, mappings and descriptors belong to all guests of a process: a front-end that
+/// maps sparse files of terabytes must not leave the others without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The most regions.
+    pub slots: usize,
+    /// The most bytes, all regions together.
+    pub bytes: u64,
+}
+
+impl Limits {
+    /// Half of the 47 bits of address space that a process has on every 64-bit architecture. The
+    /// other half is left for an old table while a new one takes its place.
+    const ADDRESS_SPACE: u64 = 1 << 46;
+    /// Half of the mappings that Linux gives a process by default, for the same reason.
+    const MAPPINGS: usize = 32768;
+
+    /// A fair share for each of `guests`.
+    pub fn fair(guests: usize) -> Self {
+        let guests = guests.max(1);
+        Self {
+            slots: MAX_MEM_SLOTS.min(Self::MAPPINGS / guests),
+            bytes: Self::ADDRESS_SPACE / guests as u64,
+        }
+    }
+
+    fn check(self, slots: usize, bytes: impl Iterator<Item = u64>) -> Result<(), TableError> {
+        if slots > self.slots {
+            return Err(TableError::Slots(self.slots));
+        }
+        match bytes.fold(0, u64::saturating_add) > self.bytes {
+            true => Err(TableError::Size(self.bytes)),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::fair(1)
+    }
+}
+
 /// All regions of the guest's memory. Changes are made on a copy, and take effect when every
 /// ring has been bound to it.
 #[derive(Clone, Debug, Default)]
@@ -118,17 +160,34 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn new(entries: Vec<Entry>) -> Self {
-        Self { entries }
+    /// Maps all regions that are `described`.
+    pub(crate) fn map(
+        described: &[VhostUserMemoryRegion],
+        files: Vec<File>,
+        limits: Limits,
+    ) -> Result<Self, TableError> {
+        let sizes = described.iter().map(|region| region.memory_size);
+        limits.check(described.len(), sizes)?;
+        let entries = described
+            .iter()
+            .zip(files)
+            .map(|(region, file)| Entry::map(region, file))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { entries })
     }
 
     /// The table with one region more.
-    pub(crate) fn with(&self, entry: Entry) -> Result<Self, TableError> {
-        if self.entries.len() >= MAX_MEM_SLOTS {
-            return Err(TableError::Full);
-        }
+    pub(crate) fn with(
+        &self,
+        described: &VhostUserMemoryRegion,
+        file: File,
+        limits: Limits,
+    ) -> Result<Self, TableError> {
+        let sizes = self.entries.iter().map(|entry| entry.region.size());
+        let all = sizes.chain([described.memory_size]);
+        limits.check(self.entries.len() + 1, all)?;
         let mut table = self.clone();
-        table.entries.push(entry);
+        table.entries.push(Entry::map(described, file)?);
         Ok(table)
     }
 
@@ -163,9 +222,7 @@ impl Table {
 
     /// Address and length of each mapping in this process.
     pub(crate) fn mappings(&self) -> impl Iterator<Item = (usize, usize)> {
-        self.entries.iter().map(|entry| {
-            let mapping = entry.region.mapping();
-            (mapping.as_ptr() as usize, mapping.size())
-        })
+        let regions = self.entries.iter().map(|entry| &entry.region);
+        regions.map(|region| region.mapping().range())
     }
 }

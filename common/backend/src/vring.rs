@@ -77,6 +77,8 @@ pub(crate) struct Vring {
     pub(crate) queue: Option<Queue>,
     /// The queue is to be looked at before the thread sleeps.
     pub(crate) pending: bool,
+    /// The front-end knows that the ring is in error.
+    pub(crate) in_error: bool,
 }
 
 impl Vring {
@@ -163,9 +165,12 @@ impl Vring {
     /// Shows the driver what was answered, and calls it if it wants that.
     #[inline]
     pub(crate) fn publish(&mut self) {
-        if let Some(queue) = &mut self.queue
-            && queue.publish()
-        {
+        let Some(queue) = &mut self.queue else {
+            return;
+        };
+        let call = queue.publish();
+        self.pending |= queue.is_unblocked();
+        if call {
             self.call();
         }
     }
@@ -175,9 +180,12 @@ impl Vring {
         signal(self.call.as_ref());
     }
 
-    /// Tells the front-end that the ring is in error.
-    pub(crate) fn report_error(&self) {
-        signal(self.err.as_ref());
+    /// Tells the front-end that the ring is in error; once, until it has worked again. Nothing
+    /// keeps a front-end from giving the same fd for errors as for kicks.
+    pub(crate) fn report_error(&mut self) {
+        if !std::mem::replace(&mut self.in_error, true) {
+            signal(self.err.as_ref());
+        }
     }
 
     /// Takes the kicks that have come, and whether there were any.

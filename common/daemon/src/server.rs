@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
-use vhost_device_backend::{End, Options, RateLimit, serve};
+use vhost_device_backend::{End, Limits, Logs, Options, RateLimit, serve};
 
 use crate::notify::ServiceManager;
 use crate::signals::Signals;
@@ -49,10 +49,13 @@ pub(crate) struct Server<B> {
     stop: Arc<OwnedFd>,
     ended: Ended,
     poll: Duration,
+    /// What each guest may have of the process.
+    limits: Limits,
 }
 
 struct Guest {
-    name: String,
+    /// How its sessions are run.
+    options: Options,
     /// `None` for a guest that came with a connected socket and is served once.
     listener: Option<Listener>,
     state: State,
@@ -153,6 +156,7 @@ impl<B: Backend> Server<B> {
             stop: Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?),
             ended,
             poll,
+            limits: Limits::fair(endpoints.len()),
         };
         for endpoint in endpoints {
             server.add(endpoint)?;
@@ -170,7 +174,12 @@ impl<B: Backend> Server<B> {
             Endpoint::Connected(stream) => (None, State::Arrived(stream)),
         };
         self.guests.push(Guest {
-            name: format!("guest {index}"),
+            options: Options {
+                name: format!("guest {index}"),
+                poll: self.poll,
+                limits: self.limits,
+                logs: Logs::default(),
+            },
             listener,
             state,
             arrivals: RateLimit::default(),
@@ -220,13 +229,13 @@ impl<B: Backend> Server<B> {
                     }
                     ENDED => {
                         for guest in self.ended.take() {
-                            broken |= self.ended(guest)?;
+                            broken |= self.ended(guest);
                         }
                     }
                     guest => self.accept((guest - FIRST_GUEST) as usize)?,
                 }
             }
-            self.wake_rested()?;
+            self.wake_rested();
         }
         self.manager.stopping();
         Ok(if broken {
@@ -276,27 +285,26 @@ impl<B: Backend> Server<B> {
             .min()
     }
 
-    fn wake_rested(&mut self) -> io::Result<()> {
+    fn wake_rested(&mut self) {
         let now = Instant::now();
         for index in 0..self.guests.len() {
             if matches!(self.guests[index].state, State::Resting(until) if until <= now) {
-                self.listen(index)?;
+                self.listen(index);
             }
         }
-        Ok(())
     }
 
     /// Watches the listener of a guest, or gives the guest up if it has none.
-    fn listen(&mut self, index: usize) -> io::Result<()> {
+    fn listen(&mut self, index: usize) {
         let guest = &mut self.guests[index];
-        guest.state = match &guest.listener {
-            Some(listener) => {
-                watch(&self.epoll, listener, FIRST_GUEST + index as u64)?;
-                State::Listening
-            }
-            None => State::Gone,
+        let Some(listener) = &guest.listener else {
+            guest.state = State::Gone;
+            return;
         };
-        Ok(())
+        match watch(&self.epoll, listener, FIRST_GUEST + index as u64) {
+            Ok(()) => guest.state = State::Listening,
+            Err(error) => self.rest(index, &error),
+        }
     }
 
     fn accept(&mut self, index: usize) -> io::Result<()> {
@@ -329,7 +337,7 @@ impl<B: Backend> Server<B> {
 
     fn rest(&mut self, index: usize, error: &io::Error) {
         let guest = &mut self.guests[index];
-        log::error!("{}: cannot take its front-end: {error}", guest.name);
+        log::error!("{}: cannot take its front-end: {error}", guest.options.name);
         guest.state = State::Resting(Instant::now() + REST);
     }
 
@@ -339,31 +347,32 @@ impl<B: Backend> Server<B> {
         let backend = Arc::clone(&self.backend);
         let stop = Arc::clone(&self.stop);
         let notice = self.ended.notice(index);
-        let options = Options {
-            name: guest.name.clone(),
-            poll: self.poll,
-        };
+        let options = guest.options.clone();
         let session = move || {
             let _notice = notice;
             let device = backend.device(index).map_err(SessionError::Device)?;
             Ok(serve(stream, device, &options, stop.as_fd())?)
         };
         let thread = thread::Builder::new()
-            .name(guest.name.clone())
+            .name(guest.options.name.clone())
             .spawn(session)?;
         guest.state = State::Serving(thread);
         if let Some(more) = guest.arrivals.allow() {
-            log::info!("{}: front-end connected{}", guest.name, suppressed(more));
+            log::info!(
+                "{}: front-end connected{}",
+                guest.options.name,
+                suppressed(more)
+            );
         }
         Ok(())
     }
 
     /// Clears up after the session of a guest, and watches its listener again. Tells whether it
     /// was broken.
-    fn ended(&mut self, index: usize) -> io::Result<bool> {
+    fn ended(&mut self, index: usize) -> bool {
         let broken = self.guests[index].join();
-        self.listen(index)?;
-        Ok(broken)
+        self.listen(index);
+        broken
     }
 
     /// Ends all sessions and waits for them, but not forever.
@@ -378,7 +387,7 @@ impl<B: Backend> Server<B> {
         let mut tokens = Vec::with_capacity(EVENTS);
         loop {
             for guest in self.ended.take() {
-                self.ended(guest)?;
+                self.ended(guest);
             }
             if !self.guests.iter().any(Guest::is_served) {
                 return Ok(());
@@ -392,7 +401,10 @@ impl<B: Backend> Server<B> {
             while self.signals.take().is_some() {}
         }
         for guest in self.guests.iter().filter(|guest| guest.is_served()) {
-            log::warn!("{}: its session does not end, leaving it", guest.name);
+            log::warn!(
+                "{}: its session does not end, leaving it",
+                guest.options.name
+            );
         }
         Ok(())
     }
@@ -418,7 +430,7 @@ impl Guest {
         let Some(more) = self.departures.allow() else {
             return broken;
         };
-        let (name, more) = (&self.name, suppressed(more));
+        let (name, more) = (&self.options.name, suppressed(more));
         match result {
             Ok(Ok(End::Disconnected)) => log::info!("{name}: front-end left{more}"),
             Ok(Ok(End::Stopped)) => log::debug!("{name}: stopped{more}"),

@@ -11,11 +11,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::memory::GuestMemory;
 use crate::split::SplitRing;
 
-/// The most segments that one chain may have, direct and indirect descriptors together; a
-/// device MAY limit it (VIRTIO 1.4 §2.7.4.1).
+/// The most descriptors that one chain may have, direct and indirect ones together, empty ones
+/// too; a device MAY limit it (VIRTIO 1.4 §2.7.4.1).
 ///
-/// Stops a guest from making the device collect a list as long as its largest queue, or as its
-/// largest indirect table, for each request. 1024 is what QEMU's devices allow.
+/// Stops a guest from making the device walk a list as long as its largest queue, or as an
+/// indirect table of 4 GiB, for each request. 1024 is what QEMU's devices allow.
 pub const MAX_CHAIN_DESCRIPTORS: usize = 1024;
 
 /// `struct virtq_desc`, in the guest's (little-endian) byte order.
@@ -69,7 +69,7 @@ pub enum ChainError {
     /// The chain is a loop, or longer than its table.
     #[error("chain is a loop: it has more than the {0} descriptors of its table")]
     Loop(u32),
-    /// The chain has more than [`MAX_CHAIN_DESCRIPTORS`] segments.
+    /// The chain has more than [`MAX_CHAIN_DESCRIPTORS`] descriptors, or pieces in memory.
     #[error("chain has more than {MAX_CHAIN_DESCRIPTORS} descriptors")]
     TooLong,
     /// The buffers of the chain add up to more than 2³² - 1 bytes (VIRTIO 1.4 §2.7.4.2).
@@ -120,6 +120,8 @@ pub(crate) struct Chain {
     readable: usize,
     readable_len: usize,
     writable_len: usize,
+    /// How many descriptors were followed.
+    steps: usize,
     /// A writable descriptor was seen, though it may have been empty.
     writing: bool,
     /// Position of the region that the last segment was found in.
@@ -137,6 +139,7 @@ impl Chain {
             readable: 0,
             readable_len: 0,
             writable_len: 0,
+            steps: 0,
             writing: false,
             hint: 0,
         }
@@ -158,12 +161,18 @@ impl Chain {
         )
     }
 
+    /// How many segments there are.
+    pub(crate) fn len(&self) -> usize {
+        self.segments.len()
+    }
+
     #[inline]
     pub(crate) fn clear(&mut self) {
         self.segments.clear();
         self.readable = 0;
         self.readable_len = 0;
         self.writable_len = 0;
+        self.steps = 0;
         self.writing = false;
     }
 
@@ -246,6 +255,10 @@ impl Chain {
     #[inline]
     fn add(&mut self, memory: &GuestMemory, desc: &VirtqDesc) -> Result<(), ChainError> {
         let writable = desc.has(VRING_DESC_F_WRITE);
+        self.steps += 1;
+        if self.steps > MAX_CHAIN_DESCRIPTORS {
+            return Err(ChainError::TooLong);
+        }
         if self.writing && !writable {
             return Err(ChainError::Order { addr: desc.addr });
         }

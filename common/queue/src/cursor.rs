@@ -245,9 +245,24 @@ fn transfer<'a>(
                 cursor.advance(bytes);
                 done += bytes;
             }
-            Err(error) if done == 0 => return Err(error),
-            Err(_) => break,
+            Err(error) => {
+                touch_if_lost(&piece, &error);
+                if done == 0 {
+                    return Err(error);
+                }
+                break;
+            }
         }
     }
     Ok(done)
+}
+
+/// The kernel says of memory whose file was truncated that its address is bad. Touching it tells
+/// whoever watches for that (SIGBUS), as an access of our own would have.
+fn touch_if_lost(piece: &VolatileSlice<'_, ()>, error: &VolatileMemoryError) {
+    if let VolatileMemoryError::IOError(error) = error
+        && error.raw_os_error() == Some(rustix::io::Errno::FAULT.raw_os_error())
+    {
+        piece.copy_to(&mut [0u8; 1]);
+    }
 }

@@ -4,12 +4,65 @@
 //! front-end adds or removes a region, a new one is made from the old one's regions, and whoever
 //! holds pointers into the old one resolves them again.
 
+use std::fs::File;
+use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use vm_memory::MmapRegion;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::chain::DESCRIPTOR_SIZE;
+
+/// A part of a file, mapped shared and writable. It does not keep the file open: with hundreds of
+/// regions a guest, descriptors would run out before memory does.
+#[derive(Debug)]
+pub struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping is memory that any thread may reach, and the only thing done with it as a
+// whole is to unmap it when the last owner drops it.
+unsafe impl Send for Mapping {}
+// SAFETY: as for `Send`; a shared `Mapping` hands out its address only.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes of `file` from `offset`.
+    ///
+    /// # Errors
+    /// When the file ends before, `offset` is not a multiple of the page size, or the operating
+    /// system refuses.
+    pub fn new(file: &File, offset: u64, len: usize) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        let end = offset.checked_add(len as u64);
+        if metadata.is_file() && end.is_none_or(|end| end > metadata.len()) {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the file ends before the region",
+            ));
+        }
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        // SAFETY: a new mapping at an address that the kernel chooses: it overlaps nothing.
+        let start = unsafe { mmap(std::ptr::null_mut(), len, access, flags, file, offset)? };
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Self { start, len })
+    }
+
+    /// Where it begins in this process, and how long it is in bytes.
+    pub fn range(&self) -> (usize, usize) {
+        (self.start.as_ptr() as usize, self.len)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and whole, and whoever holds a pointer into it holds a
+        // share of it too: this is the last. Fails only for a range that is none.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
 
 /// One contiguous range of guest memory, mapped into this process.
 #[derive(Clone, Debug)]
@@ -17,7 +70,7 @@ pub struct Region {
     guest_addr: u64,
     len: u64,
     host: NonNull<u8>,
-    mapping: Arc<MmapRegion>,
+    mapping: Arc<Mapping>,
 }
 
 // SAFETY: `host` points into `mapping`, which is shared memory that any thread may reach; all
@@ -33,7 +86,7 @@ impl Region {
     /// When the range is empty, leaves the mapping, or passes the end of the address space.
     pub fn new(
         guest_addr: u64,
-        mapping: Arc<MmapRegion>,
+        mapping: Arc<Mapping>,
         offset: usize,
         len: u64,
     ) -> Result<Self, MemoryError> {
@@ -43,13 +96,12 @@ impl Region {
         };
         let fits = offset
             .checked_add(host_len)
-            .is_some_and(|end| end <= mapping.size());
+            .is_some_and(|end| end <= mapping.len);
         if len == 0 || !fits || guest_addr.checked_add(len).is_none() {
             return Err(bad);
         }
         // SAFETY: `offset` lies inside the mapping, checked above.
-        let start = unsafe { mapping.as_ptr().add(offset) };
-        let host = NonNull::new(start).ok_or(bad)?;
+        let host = unsafe { mapping.start.add(offset) };
         Ok(Self {
             guest_addr,
             len,
@@ -69,7 +121,7 @@ impl Region {
     }
 
     /// The mapping that the region is a part of.
-    pub fn mapping(&self) -> &Arc<MmapRegion> {
+    pub fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
     }
 
@@ -190,7 +242,7 @@ impl GuestMemory {
     }
 
     /// `len` bytes at `addr` that lie in one region, with the mapping that keeps them alive.
-    pub(crate) fn contiguous(&self, addr: u64, len: u64) -> Option<(NonNull<u8>, Arc<MmapRegion>)> {
+    pub(crate) fn contiguous(&self, addr: u64, len: u64) -> Option<(NonNull<u8>, Arc<Mapping>)> {
         let (region, left) = self.region_at(addr, &mut 0)?;
         (left >= len).then(|| (region.pointer_at(addr), Arc::clone(&region.mapping)))
     }
@@ -217,8 +269,25 @@ pub(crate) unsafe fn read_descriptor(from: NonNull<u8>) -> [u8; DESCRIPTOR_SIZE]
 mod tests {
     use super::*;
 
-    fn mapping(len: usize) -> Arc<MmapRegion> {
-        Arc::new(MmapRegion::new(len).expect("anonymous memory"))
+    fn file(len: u64) -> File {
+        let fd = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC);
+        let file = File::from(fd.expect("a memfd"));
+        file.set_len(len).expect("a length");
+        file
+    }
+
+    fn mapping(len: usize) -> Arc<Mapping> {
+        Arc::new(Mapping::new(&file(len as u64), 0, len).expect("a mapping"))
+    }
+
+    #[test]
+    fn a_file_that_ends_before_the_region_is_refused() {
+        let file = file(0x2000);
+        Mapping::new(&file, 0x1000, 0x1000).expect("all of it");
+        for (offset, len) in [(0x1000, 0x1001), (0x2000, 1), (u64::MAX - 0xfff, 0x1000)] {
+            let error = Mapping::new(&file, offset, len).expect_err("beyond the end");
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        }
     }
 
     fn region(guest_addr: u64, len: usize) -> Region {

@@ -45,6 +45,8 @@ pub struct Queue {
     indirect: bool,
     chain: Chain,
     register: Register,
+    /// Requests may have been left in the ring because the device kept too many.
+    blocked: bool,
 }
 
 impl Queue {
@@ -64,6 +66,7 @@ impl Queue {
             indirect: config.indirect,
             chain: Chain::new(),
             register: Register::new(),
+            blocked: false,
         })
     }
 
@@ -85,7 +88,8 @@ impl Queue {
     }
 
     /// Looks for new requests, and returns how many [`Queue::pop`] will give. None while the
-    /// device keeps as many as the ring is long: a driver that plays by the rules has no more.
+    /// device keeps as many as the ring is long, or as much as there may be: see
+    /// [`Queue::is_unblocked`].
     ///
     /// # Errors
     /// When the driver's index cannot be right. Nothing was taken; look again when it has kicked.
@@ -123,8 +127,20 @@ impl Queue {
         Some(Ok(self.request(memory, head, position)))
     }
 
-    fn is_full(&self) -> bool {
-        self.register.len() >= usize::from(self.ring.size())
+    #[inline]
+    fn is_full(&mut self) -> bool {
+        let full = self.register.is_full(self.ring.size());
+        self.blocked |= full;
+        full
+    }
+
+    /// Whether the device kept too many requests, and does so no more: then there may be some in
+    /// the ring that nobody will kick for.
+    pub fn is_unblocked(&mut self) -> bool {
+        self.blocked && !self.register.is_full(self.ring.size()) && {
+            self.blocked = false;
+            true
+        }
     }
 
     #[inline]
@@ -158,7 +174,7 @@ impl Queue {
     /// Shows the driver all answers up to now. True when it wants to be called for them.
     #[inline]
     pub fn publish(&mut self) -> bool {
-        if self.register.len() > 0 {
+        if !self.register.is_empty() {
             let ring = &mut self.ring;
             self.register
                 .collect_dropped(|head| ring.push_used(head, 0));

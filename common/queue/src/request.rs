@@ -6,7 +6,7 @@ use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::chain::Chain;
+use crate::chain::{Chain, MAX_CHAIN_DESCRIPTORS};
 use crate::cursor::{Reader, Writer};
 use crate::memory::GuestMemory;
 use crate::split::SplitRing;
@@ -123,13 +123,27 @@ impl Drop for Kept {
     }
 }
 
+/// What the register knows of a kept request.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    head: u16,
+    segments: usize,
+}
+
+/// The most segments of kept requests, together: a driver that makes the same long chain
+/// available over and over would else fill the host's memory with lists of them. A ring of 32768
+/// with requests of one descriptor fits in it.
+const MAX_KEPT_SEGMENTS: usize = 32 * MAX_CHAIN_DESCRIPTORS;
+
 /// The requests of one queue that a device keeps. All of this is off the fast path.
 #[derive(Debug)]
 pub(crate) struct Register {
     /// Tells this queue's requests from another's, or from those of an earlier run of it.
     queue: u64,
-    /// Position in the available ring and head of each.
-    kept: BTreeMap<u64, u16>,
+    /// By position in the available ring.
+    kept: BTreeMap<u64, Entry>,
+    /// How many segments they have together.
+    segments: usize,
     dropped: Arc<Mutex<Vec<u64>>>,
 }
 
@@ -139,18 +153,34 @@ impl Register {
         Self {
             queue: NEXT.fetch_add(1, Ordering::Relaxed),
             kept: BTreeMap::new(),
+            segments: 0,
             dropped: Arc::default(),
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.kept.len()
+    pub(crate) fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// Whether the device keeps as many requests as a ring of `size` may have, or as many
+    /// segments as there may be.
+    #[inline]
+    pub(crate) fn is_full(&self, size: u16) -> bool {
+        self.kept.len() >= usize::from(size) || self.segments >= MAX_KEPT_SEGMENTS
+    }
+
+    fn remove(&mut self, position: u64) -> Option<u16> {
+        let entry = self.kept.remove(&position)?;
+        self.segments -= entry.segments;
+        Some(entry.head)
     }
 
     fn add(&mut self, position: u64, head: u16, chain: &Chain) -> Kept {
         let (readable, _) = chain.readable();
         let (writable, _) = chain.writable();
-        self.kept.insert(position, head);
+        let segments = chain.len();
+        self.kept.insert(position, Entry { head, segments });
+        self.segments += segments;
         Kept {
             queue: self.queue,
             position,
@@ -180,7 +210,7 @@ impl Register {
         if !self.owns(&kept) {
             return None;
         }
-        let head = self.kept.remove(&kept.position)?;
+        let head = self.remove(kept.position)?;
         // It may be kept again, under the same position.
         kept.dropped = None;
         chain.clear();
@@ -198,8 +228,10 @@ impl Register {
     /// Gives `back` the head of each request that a device dropped.
     pub(crate) fn collect_dropped(&mut self, mut back: impl FnMut(u16)) {
         let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
-        for position in dropped.drain(..) {
-            if let Some(head) = self.kept.remove(&position) {
+        let positions = std::mem::take(&mut *dropped);
+        drop(dropped);
+        for position in positions {
+            if let Some(head) = self.remove(position) {
                 back(head);
             }
         }
@@ -211,12 +243,13 @@ impl Register {
     pub(crate) fn rewind(&mut self, taken: u64, mut back: impl FnMut(u16)) -> u64 {
         let mut base = taken;
         while let Some(before) = base.checked_sub(1)
-            && self.kept.remove(&before).is_some()
+            && self.remove(before).is_some()
         {
             base = before;
         }
-        for (_, head) in std::mem::take(&mut self.kept) {
-            back(head);
+        self.segments = 0;
+        for (_, entry) in std::mem::take(&mut self.kept) {
+            back(entry.head);
         }
         base
     }

@@ -16,10 +16,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 use virtio_bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_NOTIFY};
-use vm_memory::MmapRegion;
 
 use crate::chain::DESCRIPTOR_SIZE;
-use crate::memory::{GuestMemory, read_descriptor};
+use crate::memory::{GuestMemory, Mapping, read_descriptor};
 use crate::queue::Addresses;
 
 /// The largest split ring (VIRTIO 1.4 §2.7).
@@ -76,7 +75,7 @@ pub enum RingError {
 struct Area {
     base: NonNull<u8>,
     len: usize,
-    _mapping: Arc<MmapRegion>,
+    _mapping: Arc<Mapping>,
 }
 
 // SAFETY: the memory is shared with the guest in any case; it is reached by volatile and atomic

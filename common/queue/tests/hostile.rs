@@ -166,6 +166,28 @@ fn an_indirect_table_longer_than_memory_is_read_only_as_far_as_its_chain_goes() 
 }
 
 #[test]
+fn a_long_walk_over_empty_descriptors_is_cut_short() {
+    let mut rig = Rig::new(Setup::default());
+    let table = rig.alloc(16);
+    rig.ring.write_indirect_table(table, &[desc(0, 0, NEXT, 0)]);
+    let len = 0xffff_fff0;
+    rig.ring.set_descriptor(0, desc(table, len, INDIRECT, 0));
+    assert_eq!(refuse(&mut rig), ChainError::TooLong);
+
+    let setup = Setup {
+        size: 0x8000,
+        ..Setup::default()
+    };
+    let mut rig = Rig::new(setup);
+    for index in 0..0x8000 {
+        rig.ring.set_descriptor(index, desc(0, 0, NEXT, index + 1));
+    }
+    rig.ring.push_head(0);
+    rig.ring.publish();
+    assert_eq!(rig.serve(echo).0, [ChainError::TooLong]);
+}
+
+#[test]
 fn a_misaligned_indirect_table_is_read_all_the_same() {
     for shift in 0..16 {
         let mut rig = Rig::new(Setup::default());

@@ -639,7 +639,40 @@ fn a_device_cannot_keep_more_than_the_ring_is_long() {
         .resume(&rig.memory, first)
         .expect("still there")
         .complete();
-    assert_eq!(rig.queue.look(), Ok(1), "room again");
+    rig.queue.publish();
+    assert!(rig.queue.is_unblocked(), "room again");
+    assert!(!rig.queue.is_unblocked(), "said once");
+    assert_eq!(rig.queue.look(), Ok(1));
+}
+
+#[test]
+fn a_device_cannot_keep_more_than_a_bound_of_segments() {
+    let setup = Setup {
+        size: 0x1000,
+        ..Setup::default()
+    };
+    let mut rig = Rig::new(setup);
+    let buffer = rig.writable(1);
+    let table = rig.alloc(16 * 1024);
+    rig.ring.write_buffer_table(table, &[buffer; 1024]);
+    let referrer = Descriptor {
+        addr: table,
+        len: 16 * 1024,
+        flags: VIRTQ_DESC_F_INDIRECT,
+        next: 0,
+    };
+    rig.ring.set_descriptor(0, referrer);
+    for _ in 0..200 {
+        rig.ring.push_head(0);
+    }
+    rig.ring.publish();
+    let mut kept = Vec::new();
+    rig.serve(|request| kept.push(request.keep()));
+    assert_eq!(kept.len(), 32, "of 200, 1024 segments each");
+    kept.pop();
+    rig.queue.publish();
+    assert!(rig.queue.is_unblocked());
+    assert_eq!(rig.queue.look(), Ok(168));
 }
 
 #[test]

@@ -9,7 +9,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vhost_device_driver::memory::Region;
 use vhost_device_driver::{Buffer, Layout, SplitRing, Used};
 use vhost_device_queue::{Addresses, Config, GuestMemory, Queue, memory};
-use vm_memory::{FileOffset, MmapRegion};
 
 use super::*;
 use crate::host::sim::{Sim, Step, expected};
@@ -44,8 +43,8 @@ impl Resume for Back<'_> {
 
 fn map(region: &Region) -> memory::Region {
     let file = File::from(region.fd().try_clone_to_owned().unwrap());
-    let offset = FileOffset::new(file, region.mmap_offset());
-    let mapping = MmapRegion::from_file(offset, region.size() as usize).unwrap();
+    let size = region.size() as usize;
+    let mapping = memory::Mapping::new(&file, region.mmap_offset(), size).unwrap();
     memory::Region::new(region.guest_addr(), Arc::new(mapping), 0, region.size()).unwrap()
 }
 
@@ -66,7 +65,13 @@ fn queue(memory: &GuestMemory, layout: Layout) -> Queue {
 
 fn device(source: &Arc<Sim>, bucket: Option<&Arc<Mutex<Bucket>>>) -> Entropy<Sim> {
     let lease = bucket.cloned().map(Lease::new);
-    Entropy::new("guest 0".to_owned(), Arc::clone(source), lease).unwrap()
+    Entropy::new(
+        "guest 0".to_owned(),
+        Arc::clone(source),
+        lease,
+        Logs::default(),
+    )
+    .unwrap()
 }
 
 impl Bench {

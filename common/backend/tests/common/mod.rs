@@ -208,6 +208,7 @@ impl Session {
         let options = vhost_device_backend::Options {
             name: "test".into(),
             poll: setup.poll,
+            ..vhost_device_backend::Options::default()
         };
         let stopping = stop.duplicate().unwrap();
         let (sender, end) = channel();

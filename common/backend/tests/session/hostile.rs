@@ -471,3 +471,48 @@ fn a_front_end_that_shuts_its_end_down_has_left() {
     assert_eq!(session.end().unwrap(), End::Disconnected);
     guest.frontend.expect_closed().unwrap();
 }
+
+#[test]
+fn an_error_fd_that_is_the_kick_fd_does_not_keep_the_session_busy() {
+    let (guest, session) = running();
+    let event = EventFd::new();
+    let frontend = &guest.frontend;
+    frontend.set_vring_err(0, Some(event.as_fd())).unwrap();
+    frontend.set_vring_kick(0, Some(event.as_fd())).unwrap();
+    let index = guest.queues[0].ring.avail_idx();
+    guest.queues[0].ring.set_avail_idx(index.wrapping_add(1000));
+    event.signal();
+    settle(frontend);
+    assert_eq!(event.take(), 2, "one kick, one error");
+    settle(frontend);
+    assert_eq!(event.take(), 0, "and none because of it");
+    drop(guest);
+    session.left();
+}
+
+#[test]
+fn v6_a_body_out_of_band_closes_the_connection() {
+    let (frontend, session) = negotiated();
+    let head = header(VHOST_USER_GET_FEATURES, FLAG_VERSION_1, 1);
+    frontend.send_raw(&head, &[]).unwrap();
+    rustix::net::send(frontend.stream(), b"x", rustix::net::SendFlags::OOB).unwrap();
+    session.broken();
+}
+
+#[test]
+fn v6_misaligned_addresses_in_a_malformed_message_close_the_connection() {
+    for (flags, fds) in [
+        (0, 0),
+        (FLAG_VERSION_1 | FLAG_REPLY, 0),
+        (FLAG_VERSION_1, 1),
+    ] {
+        let (frontend, session) = negotiated();
+        let mut bytes = header(VHOST_USER_SET_VRING_ADDR, flags, 40).to_vec();
+        bytes.extend_from_slice(&[1; 40]);
+        let event = EventFd::new();
+        frontend
+            .send_raw(&bytes, &vec![event.as_fd(); fds])
+            .unwrap();
+        session.broken();
+    }
+}

@@ -465,16 +465,15 @@ fn a_file_that_is_truncated_ends_its_session_only() {
         guest.queues[0].kick();
         lost(session, &mut bystander);
     }
-    // The rings move to a file that is too short.
+    // The rings move to a file that loses its end as soon as it is mapped, or is refused.
     let (mut guest, session) = running();
     guest.echo_all();
-    let short = GuestMemory::with_regions(&[RegionSpec {
-        file_len: Some(0),
-        ..OTHER_SPEC
-    }]);
+    let short = GuestMemory::with_regions(&[OTHER_SPEC]);
     let table = [describe(&guest.memory.regions()[0])];
     let fds = [short.regions()[0].fd()];
     guest.frontend.set_mem_table_raw(1, &table, &fds).unwrap();
+    short.truncate(0, 0);
+    guest.queues[0].kick();
     lost(session, &mut bystander);
     // In the middle of a message.
     let (mut guest, session) = running();
@@ -495,4 +494,39 @@ fn a_file_that_is_truncated_and_never_touched_is_no_harm() {
     guest.echo_all();
     drop(guest);
     assert_eq!(session.end().unwrap(), End::Disconnected);
+}
+
+#[test]
+fn v4_a_region_beyond_the_end_of_its_file_is_refused() {
+    let (mut guest, session) = running();
+    guest.echo_all();
+    let short = GuestMemory::with_regions(&[RegionSpec {
+        file_len: Some(0),
+        ..OTHER_SPEC
+    }]);
+    let table = [describe(&guest.memory.regions()[0])];
+    let fds = [short.regions()[0].fd()];
+    let error = guest.frontend.set_mem_table_raw(1, &table, &fds);
+    assert!(error.unwrap_err().is_nack());
+    guest.echo_all();
+    drop(guest);
+    session.left();
+}
+
+#[test]
+fn v4_more_memory_than_a_guests_share_is_refused() {
+    let (guest, session) = running();
+    let share = vhost_device_backend::Limits::default().bytes;
+    let mut region = describe(&guest.memory.regions()[0]);
+    region.guest_phys_addr = 1 << 50;
+    region.memory_size = share;
+    let sparse = GuestMemory::with_regions(&[RegionSpec {
+        file_len: Some(1 << 47),
+        ..OTHER_SPEC
+    }]);
+    let fds = [sparse.regions()[0].fd()];
+    let error = guest.frontend.add_mem_reg_raw(&region, &fds);
+    assert!(error.unwrap_err().is_nack());
+    drop(guest);
+    session.left();
 }

@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use vhost_device_driver::memory::RegionSpec;
 use vhost_device_driver::{Buffer, Layout, SplitRing};
-use vhost_device_queue::memory::Region;
+use vhost_device_queue::memory::{Mapping, Region};
 use vhost_device_queue::{Addresses, ChainError, Config, GuestMemory, Queue, Request};
-use vm_memory::{FileOffset, MmapRegion};
 
 /// Where the guest's memory begins.
 pub const BASE: u64 = 0x10_0000;
@@ -152,8 +151,8 @@ pub fn echo(mut request: Request<'_>) {
 pub fn map(memory: &vhost_device_driver::GuestMemory) -> GuestMemory {
     let regions = memory.regions().iter().map(|region| {
         let file = std::fs::File::from(region.fd().try_clone_to_owned().expect("an fd"));
-        let offset = FileOffset::new(file, region.mmap_offset());
-        let mapping = MmapRegion::from_file(offset, region.size() as usize).expect("a mapping");
+        let size = region.size() as usize;
+        let mapping = Mapping::new(&file, region.mmap_offset(), size).expect("a mapping");
         Region::new(region.guest_addr(), Arc::new(mapping), 0, region.size()).expect("a region")
     });
     GuestMemory::new(regions.collect()).expect("no overlap")
