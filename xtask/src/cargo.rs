@@ -35,7 +35,8 @@ pub(crate) fn release_dir() -> Result<PathBuf> {
     Ok(Path::new(target).join("release"))
 }
 
-fn workspace() -> &'static Path {
+/// The workspace's root.
+pub(crate) fn workspace() -> &'static Path {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     own.parent().unwrap_or(own)
 }

@@ -2,6 +2,8 @@
 
 mod cargo;
 mod demo;
+#[cfg(test)]
+mod docs;
 mod steps;
 mod style;
 
@@ -37,9 +39,10 @@ enum Command {
     ///
     /// The last line counts the tests: "N passed, N failed". A step that fails
     /// without a test that does counts as one failed. Does the guests' set-up
-    /// when it is missing (see `setup`).
+    /// when it is missing (see `setup`), and installs cargo-deny into the same
+    /// cache.
     Test {
-        /// Leave out all that needs guests, and with it their set-up
+        /// Leave out what needs guests, their set-up, and cargo-deny
         #[arg(long)]
         quick: bool,
     },

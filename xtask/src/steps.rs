@@ -2,19 +2,22 @@
 
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::ops::AddAssign;
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use vhost_device_guest::setup::{self, Progress};
 
-use crate::{cargo, style};
+use crate::{cargo, demo, style};
+
+/// The version of cargo-deny that checks what is depended on.
+const CARGO_DENY: &str = "0.20.2";
 
 /// A check that can fail.
 struct Step {
     title: &'static str,
-    /// Whether it is left out with `--quick`.
-    guests: bool,
+    /// Whether it is left out with `--quick`: it needs guests, or a program to be installed.
+    slow: bool,
     action: Action,
 }
 
@@ -26,20 +29,24 @@ enum Action {
     Doc,
     /// Runs `cargo test` with these arguments, and counts the tests.
     Tests(&'static [&'static str]),
+    /// Checks licences and sources of what is depended on.
+    Dependencies,
     /// Gets and builds what guests need.
     SetUp,
+    /// Runs the demo.
+    Demo,
 }
 
 /// All of them, in the order in which they run: the quick ones first.
 const STEPS: &[Step] = &[
     Step {
         title: "format",
-        guests: false,
+        slow: false,
         action: Action::Cargo(&["fmt", "--all", "--check"]),
     },
     Step {
         title: "lints",
-        guests: false,
+        slow: false,
         action: Action::Cargo(&[
             "clippy",
             "--workspace",
@@ -51,28 +58,38 @@ const STEPS: &[Step] = &[
     },
     Step {
         title: "API documentation",
-        guests: false,
+        slow: false,
         action: Action::Doc,
     },
     Step {
         title: "build",
-        guests: false,
+        slow: false,
         action: Action::Cargo(&["build", "--workspace"]),
     },
     Step {
         title: "unit and session tests",
-        guests: false,
+        slow: false,
         action: Action::Tests(&["--workspace", "--exclude", "vhost-device-guest"]),
     },
     Step {
+        title: "dependencies",
+        slow: true,
+        action: Action::Dependencies,
+    },
+    Step {
         title: "set-up for guests",
-        guests: true,
+        slow: true,
         action: Action::SetUp,
     },
     Step {
         title: "guest tests",
-        guests: true,
+        slow: true,
         action: Action::Tests(&["--package", "vhost-device-guest"]),
+    },
+    Step {
+        title: "demo",
+        slow: true,
+        action: Action::Demo,
     },
 ];
 
@@ -82,7 +99,7 @@ pub(crate) fn run(quick: bool) -> ExitCode {
     let started = Instant::now();
     let mut counts = Counts::default();
     let mut well = true;
-    let mut steps = STEPS.iter().filter(|step| !(quick && step.guests));
+    let mut steps = STEPS.iter().filter(|step| !(quick && step.slow));
     for step in steps.by_ref() {
         well = run_step(step, &mut counts);
         if !well {
@@ -142,9 +159,31 @@ impl Action {
             Self::Cargo(args) => cargo::run(args),
             Self::Doc => document(),
             Self::Tests(args) => test(args, counts),
+            Self::Dependencies => deny(),
             Self::SetUp => setup::run(&Progress::new()).map(drop),
+            Self::Demo => {
+                let status = demo::run(false)?;
+                ensure!(status == ExitCode::SUCCESS, "the guest missed something");
+                Ok(())
+            }
         }
     }
+}
+
+/// The advisories are left out: their database is not a package that could be pinned.
+fn deny() -> Result<()> {
+    let program = setup::install_crate("cargo-deny", CARGO_DENY, &Progress::new())?;
+    let args = ["--offline", "check", "--hide-inclusion-graph"];
+    let status = Command::new(program)
+        .args(args)
+        .args(["bans", "licenses", "sources"])
+        .current_dir(cargo::workspace())
+        .status();
+    ensure!(
+        status.context("cannot run cargo-deny")?.success(),
+        "`cargo deny check` failed: see deny.toml"
+    );
+    Ok(())
 }
 
 fn document() -> Result<()> {

@@ -2,8 +2,9 @@
 //!
 //! An entry is a directory named `<what>-<version>-<key>`. The key is a hash
 //! of all that the entry is made of, so that an entry made of something else
-//! is not taken for it. Entries are made in a temporary directory and renamed
-//! into place: one that is there is whole.
+//! is not taken for it. Whatever else is kept has a path of its own. All are
+//! made in a temporary directory and renamed into place: what is there is
+//! whole.
 
 use std::env;
 use std::fs::{self, File, TryLockError};
@@ -61,7 +62,11 @@ impl Cache {
             .filter(|path| path.is_absolute())
             .or_else(|| Some(env::home_dir()?.join(".cache")))
             .context("cannot tell where to cache: set HOME or XDG_CACHE_HOME")?;
-        let root = caches.join("vhost-device");
+        Self::at(caches.join("vhost-device"))
+    }
+
+    /// The cache in this directory, made if need be.
+    pub(crate) fn at(root: PathBuf) -> Result<Self> {
         fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
         Ok(Self { root })
     }
@@ -84,6 +89,11 @@ impl Cache {
         };
         locked.remove_leftovers()?;
         Ok(locked)
+    }
+
+    /// Where something is that has a path of its own in the cache.
+    pub(crate) fn path(&self, own: &Path) -> PathBuf {
+        self.root.join(own)
     }
 
     /// The newest entry of those that are made of this, whatever its version.
@@ -129,8 +139,19 @@ impl LockedCache {
     /// Makes this directory, which is in a temporary one, an entry.
     pub(crate) fn publish(&self, made: &Path, entry: &Entry<'_>, version: &str) -> Result<()> {
         fs::write(made.join("version"), version).context("cannot write to the cache")?;
-        let path = self.cache.root.join(entry.name(version));
-        fs::rename(made, &path).with_context(|| format!("cannot make {}", path.display()))
+        self.keep(made, Path::new(&entry.name(version)))?;
+        Ok(())
+    }
+
+    /// Puts this directory, which is in a temporary one, at this path in the
+    /// cache, and says where that is.
+    pub(crate) fn keep(&self, made: &Path, own: &Path) -> Result<PathBuf> {
+        let path = self.cache.path(own);
+        path.parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| fs::rename(made, &path))
+            .with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(path)
     }
 
     /// What a set-up left behind that was ended in the middle.

@@ -3,7 +3,8 @@
 //! [`run`] makes everything be there: QEMU is installed with apt, a kernel is
 //! built of Debian's source, busybox is taken out of its package. What was
 //! built stays in the cache; when nothing is missing, nothing is
-//! downloaded and apt is not asked. [`find`] only looks.
+//! downloaded and apt is not asked. [`find`] only looks. [`install_crate`] is
+//! apart from guests: it installs a program of crates.io into the same cache.
 //!
 //! Versions are pinned to a series and not exactly, because Debian's mirrors
 //! keep only the latest of each.
@@ -12,6 +13,7 @@ mod apt;
 mod busybox;
 mod cache;
 mod cpio;
+mod crates;
 mod initramfs;
 mod kernel;
 mod progress;
@@ -24,6 +26,7 @@ use anyhow::{Context, Result};
 use crate::arch::Arch;
 use apt::Apt;
 use cache::Cache;
+pub use crates::install_crate;
 pub use progress::Progress;
 
 /// What a guest is booted from.
