@@ -18,7 +18,8 @@
 //! | `request` | requests, and those that a device keeps for later |
 //! | `cursor` | [`Reader`] and [`Writer`] |
 //!
-//! `unsafe` is in `memory` (mapped pointers), `split` (the ring's fields) and `cursor` (copies).
+//! `unsafe` is in `memory` (mappings and pointers into them), `split` (the ring's fields), `chain`
+//! (`Send` of resolved segments) and `cursor` (copies).
 
 mod chain;
 mod cursor;
