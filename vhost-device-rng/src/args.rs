@@ -10,7 +10,7 @@ use crate::quota::{Limit, MAX_PERIOD};
 pub struct Args {
     /// Take the random bytes from this file, FIFO or character device, for example /dev/hwrng
     /// [default: the kernel's generator].
-    #[arg(short, long, value_name = "PATH")]
+    #[arg(short, long, alias = "rng-source", value_name = "PATH")]
     pub filename: Option<PathBuf>,
 
     /// Give each guest at most this many bytes in a period [default: no limit].
