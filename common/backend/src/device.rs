@@ -59,7 +59,7 @@ pub trait Device {
 
     /// Nothing more is available on `queue` now: the place to flush what was collected over
     /// several requests.
-    fn end_of_batch(&mut self, queue: QueueIndex, queues: &mut Queues<'_>) {
+    fn queue_drained(&mut self, queue: QueueIndex, queues: &mut Queues<'_>) {
         let _ = (queue, queues);
     }
 

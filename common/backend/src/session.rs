@@ -722,7 +722,7 @@ impl<D: Device> Session<D> {
                 vrings: &mut self.vrings,
                 memory: &self.memory,
             };
-            self.device.end_of_batch(number, &mut queues);
+            self.device.queue_drained(number, &mut queues);
         }
         for vring in &mut self.vrings {
             vring.publish();

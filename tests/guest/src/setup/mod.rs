@@ -1,10 +1,11 @@
 //! Gets, builds and caches what guests are made of.
 //!
 //! [`run`] makes everything be there: QEMU is installed with apt, a kernel is
-//! built of Debian's source, busybox is taken out of its package. What was
-//! built stays in the cache; when nothing is missing, nothing is
-//! downloaded and apt is not asked. [`find`] only looks. [`install_crate`] is
-//! apart from guests: it installs a program of crates.io into the same cache.
+//! built of Debian's source, busybox and some tools are taken out of their
+//! packages. What was built stays in the cache; when nothing is missing,
+//! nothing is downloaded and apt is not asked. [`find`] only looks.
+//! [`install_crate`] is apart from guests: it installs a program of crates.io
+//! into the same cache.
 //!
 //! Versions are pinned to a series and not exactly, because Debian's mirrors
 //! keep only the latest of each.
@@ -18,6 +19,7 @@ mod initramfs;
 mod kernel;
 mod progress;
 mod qemu;
+mod tools;
 
 use std::path::{Path, PathBuf};
 
@@ -38,12 +40,13 @@ pub struct Images {
     pub kernel: PathBuf,
     modules: PathBuf,
     busybox: PathBuf,
+    tools: PathBuf,
 }
 
 impl Images {
     /// Writes the guest's root file system, an initramfs.
     pub(crate) fn write_initramfs(&self, to: &Path) -> Result<()> {
-        initramfs::write(to, &self.busybox, &self.modules)
+        initramfs::write(to, self)
             .with_context(|| format!("cannot make the guest's initramfs {}", to.display()))
     }
 }
@@ -60,6 +63,7 @@ pub fn run(progress: &Progress) -> Result<Images> {
     qemu::install(arch, &apt)?;
     kernel::build(arch, &cache, &apt, progress)?;
     busybox::extract(arch, &cache, &apt, progress)?;
+    tools::extract(arch, &cache, &apt, progress)?;
     find()
 }
 
@@ -70,8 +74,12 @@ pub fn find() -> Result<Images> {
 }
 
 fn look(arch: &'static Arch, cache: &Cache) -> Result<Option<Images>> {
-    let parts = (kernel::find(arch, cache)?, busybox::find(arch, cache)?);
-    let (Some(kernel), Some(busybox), true) = (parts.0, parts.1, qemu::is_installed(arch)) else {
+    let (Some(kernel), Some(busybox), Some(tools), true) = (
+        kernel::find(arch, cache)?,
+        busybox::find(arch, cache)?,
+        tools::find(arch, cache)?,
+        qemu::is_installed(arch),
+    ) else {
         return Ok(None);
     };
     Ok(Some(Images {
@@ -79,5 +87,6 @@ fn look(arch: &'static Arch, cache: &Cache) -> Result<Option<Images>> {
         kernel: kernel.image,
         modules: kernel.modules,
         busybox,
+        tools,
     }))
 }

@@ -1,0 +1,321 @@
+//! The options of this daemon; those of every daemon are in `vhost-device-daemon`.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::access::ReadOnly;
+use crate::address::Address;
+
+/// What the user of the I2C daemon chooses.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The buses, and the addresses on each that guests reach [default: all of them].
+    ///
+    /// A bus is its number, its name, its path (/dev/i2c-1), `sim` or `sim-smbus` (simulators).
+    /// Addresses are decimal or hex, single or ranges, for example `1:0x50-0x57:72,sim:0x20`.
+    #[arg(
+        short = 'l',
+        long,
+        value_name = "BUS[:ADDR[-ADDR]]…[,BUS…]",
+        required = true
+    )]
+    pub device_list: Vec<DeviceList>,
+
+    /// Let guests only read this address. Writes of up to POINTER bytes, which say where the
+    /// next read begins, are let through: 1 by default, 2 for an EEPROM above 16 kbit.
+    #[arg(long, value_name = "ADDR[:POINTER]", value_parser = parse_read_only)]
+    pub read_only: Vec<ReadOnly>,
+
+    /// Give up on an answer of the bus after this time; of all buses unless one is named. It is
+    /// the adapter's setting, for everyone on the host, in steps of 10 ms.
+    #[arg(long, value_name = "[BUS=]MILLISECONDS")]
+    pub timeout: Vec<Setting>,
+
+    /// Try so often again when the bus is busy; of all buses unless one is named.
+    #[arg(long, value_name = "[BUS=]N")]
+    pub retries: Vec<Setting>,
+
+    /// The temperature at the simulators' LM75, in degrees Celsius.
+    #[arg(
+        long,
+        value_name = "DEGREES",
+        default_value_t = 25.0,
+        allow_negative_numbers = true
+    )]
+    #[arg(value_parser = parse_temperature)]
+    pub sim_temperature: f32,
+}
+
+/// Buses and their addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceList(Vec<BusList>);
+
+impl DeviceList {
+    /// The buses in it.
+    pub fn iter(&self) -> impl Iterator<Item = &BusList> {
+        self.0.iter()
+    }
+}
+
+/// A bus and its addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BusList {
+    /// Which bus.
+    pub bus: BusSpec,
+    /// The addresses; all of them when empty.
+    pub ranges: Vec<RangeInclusive<Address>>,
+}
+
+/// What the user calls a bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BusSpec {
+    /// A simulator.
+    Sim {
+        /// Its name.
+        name: String,
+        /// Whether it speaks SMBus only.
+        smbus_only: bool,
+    },
+    /// N of `/dev/i2c-N`.
+    Number(u32),
+    /// What sysfs says.
+    Name(String),
+    /// Its character device, or its directory in sysfs.
+    Path(PathBuf),
+}
+
+/// A setting of one bus or of all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Which bus; all when none.
+    pub bus: Option<BusSpec>,
+    /// The value.
+    pub value: u32,
+}
+
+impl fmt::Display for BusSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Sim { name, .. } | Self::Name(name) => write!(f, "{name}"),
+            Self::Path(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for BusSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("a bus is missing".to_owned());
+        }
+        if let Some(smbus_only) = simulator(text) {
+            return Ok(Self::Sim {
+                name: text.to_owned(),
+                smbus_only,
+            });
+        }
+        if text.starts_with('/') {
+            return Ok(Self::Path(text.into()));
+        }
+        Ok(text
+            .parse()
+            .map_or_else(|_| Self::Name(text.to_owned()), Self::Number))
+    }
+}
+
+/// Whether this is the name of a simulator (`sim`, `sim3`, `sim-smbus`, `sim-smbus0`), and then
+/// whether it speaks SMBus only.
+fn simulator(text: &str) -> Option<bool> {
+    let rest = text.strip_prefix("sim")?;
+    let (number, smbus_only) = match rest.strip_prefix("-smbus") {
+        Some(number) => (number, true),
+        None => (rest, false),
+    };
+    let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then_some(smbus_only)
+}
+
+impl FromStr for DeviceList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.split(',')
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+impl FromStr for BusList {
+    type Err = String;
+
+    /// The addresses are looked for from the end, as the name of a bus may have colons.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut bus = text;
+        let mut ranges = Vec::new();
+        while let Some((before, last)) = bus.rsplit_once(':')
+            && let Some(range) = parse_range(last)?
+        {
+            bus = before;
+            ranges.insert(0, range);
+        }
+        let bus: BusSpec = bus.parse()?;
+        // A number cannot have a colon: then it is an address that is none.
+        let is_doubtful = match &bus {
+            BusSpec::Name(name) => name.split_once(':').is_some_and(|(first, _)| {
+                first.parse::<u32>().is_ok() || simulator(first).is_some()
+            }),
+            _ => false,
+        };
+        if is_doubtful {
+            return Err(format!(
+                "{bus} has something behind its colon that is no address"
+            ));
+        }
+        Ok(Self { bus, ranges })
+    }
+}
+
+/// `None` for what is no number at all: part of a name.
+fn parse_range(text: &str) -> Result<Option<RangeInclusive<Address>>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (Some(first), Some(last)) = (parse_number(first), parse_number(last)) else {
+        return Ok(None);
+    };
+    let (first, last) = (address(first)?, address(last)?);
+    if first.is_ten_bit() != last.is_ten_bit() {
+        return Err(format!(
+            "{text} begins with 7-bit and ends with 10-bit addresses"
+        ));
+    }
+    if first > last {
+        return Err(format!("{text} ends before it begins"));
+    }
+    Ok(Some(first..=last))
+}
+
+fn parse_number(text: &str) -> Option<u16> {
+    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u16::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+fn address(number: u16) -> Result<Address, String> {
+    Address::from_number(number)
+        .ok_or_else(|| format!("{number:#x} is no address: the last is 0x3ff"))
+}
+
+fn parse_read_only(text: &str) -> Result<ReadOnly, String> {
+    let (number, pointer) = text.split_once(':').unwrap_or((text, "1"));
+    let number = parse_number(number).ok_or_else(|| format!("{number} is no address"))?;
+    let pointer: u8 = pointer
+        .parse()
+        .map_err(|error| format!("{pointer}: {error}"))?;
+    Ok(ReadOnly {
+        address: address(number)?,
+        pointer: pointer.into(),
+    })
+}
+
+impl FromStr for Setting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (bus, value) = match text.rsplit_once('=') {
+            Some((bus, value)) => (Some(bus.parse()?), value),
+            None => (None, text),
+        };
+        let value = value.parse().map_err(|error| format!("{value}: {error}"))?;
+        Ok(Self { bus, value })
+    }
+}
+
+fn parse_temperature(text: &str) -> Result<f32, String> {
+    let degrees: f32 = text.parse().map_err(|error| format!("{error}"))?;
+    if (-55.0..=125.0).contains(&degrees) {
+        Ok(degrees)
+    } else {
+        Err("an LM75 goes from -55 to 125".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seven(first: u8, last: u8) -> RangeInclusive<Address> {
+        Address::Seven(first)..=Address::Seven(last)
+    }
+
+    #[test]
+    fn test_upstreams_lists_are_understood() {
+        let list: DeviceList = "2:0x20:32,SMBus I801 adapter at efa0:72".parse().unwrap();
+        assert_eq!(
+            list.0,
+            [
+                BusList {
+                    bus: BusSpec::Number(2),
+                    ranges: vec![seven(0x20, 0x20), seven(32, 32)],
+                },
+                BusList {
+                    bus: BusSpec::Name("SMBus I801 adapter at efa0".to_owned()),
+                    ranges: vec![seven(72, 72)],
+                }
+            ]
+        );
+    }
+
+    #[test]
+    fn test_ranges_names_with_colons_paths_and_simulators() {
+        let parse = |text: &str| text.parse::<BusList>().unwrap();
+        let ranges = vec![seven(0x50, 0x57), Address::Ten(0x80)..=Address::Ten(0x3ff)];
+        assert_eq!(parse("1:0x50-0x57:0x80-1023").ranges, ranges);
+        let name = BusSpec::Name("NVIDIA i2c adapter 0 at 1:00.0".to_owned());
+        assert_eq!(parse("NVIDIA i2c adapter 0 at 1:00.0").bus, name);
+        assert_eq!(
+            parse("/dev/i2c-7:3").bus,
+            BusSpec::Path("/dev/i2c-7".into())
+        );
+        let sim = |name: &str, smbus_only| BusSpec::Sim {
+            name: name.to_owned(),
+            smbus_only,
+        };
+        assert_eq!(parse("sim:0x50").bus, sim("sim", false));
+        assert_eq!(parse("sim-smbus1").bus, sim("sim-smbus1", true));
+        assert_eq!(parse("simple").bus, BusSpec::Name("simple".to_owned()));
+    }
+
+    #[test]
+    fn test_wrong_lists_are_refused() {
+        for wrong in [
+            "",
+            ":3",
+            "1:0x400",
+            "1:9-3",
+            "1:0x70-0x90",
+            "1:x",
+            "sim:0xzz",
+            "1,,2",
+        ] {
+            assert!(wrong.parse::<DeviceList>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn test_settings_and_read_only() {
+        let setting: Setting = "sim=20".parse().unwrap();
+        assert_eq!((setting.bus.is_some(), setting.value), (true, 20));
+        assert_eq!("20".parse::<Setting>().unwrap().bus, None);
+        assert!("sim=x".parse::<Setting>().is_err());
+        let read_only = parse_read_only("0x50:2").unwrap();
+        assert_eq!(read_only.address, Address::Seven(0x50));
+        assert_eq!(read_only.pointer, 2);
+        assert_eq!(parse_read_only("80").unwrap().pointer, 1);
+        assert!(parse_temperature("126").is_err());
+    }
+}

@@ -1,0 +1,139 @@
+//! The buses below the device, as it sees them.
+
+use std::fmt::Debug;
+use std::io;
+
+use rustix::io::Errno;
+
+use crate::address::Address;
+
+pub mod linux;
+pub mod sim;
+mod smbus;
+
+/// The most messages in one transaction: `I2C_RDWR_IOCTL_MAX_MSGS` of the kernel.
+pub const MAX_MESSAGES: usize = 42;
+
+/// The longest message: what the kernel's `i2c-dev` takes.
+pub const MAX_MESSAGE_LEN: usize = 8192;
+
+/// What an adapter can do: the `I2C_FUNC_…` bits of the kernel's `linux/i2c.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Functionality(pub u32);
+
+impl Functionality {
+    /// Plain messages.
+    pub const I2C: u32 = 0x0000_0001;
+    /// 10-bit addresses.
+    pub const TEN_BIT_ADDRESSES: u32 = 0x0000_0002;
+    /// No data at all.
+    pub const QUICK: u32 = 0x0001_0000;
+    /// One byte, received.
+    pub const READ_BYTE: u32 = 0x0002_0000;
+    /// One byte, sent.
+    pub const WRITE_BYTE: u32 = 0x0004_0000;
+    /// A register of a byte, read.
+    pub const READ_BYTE_DATA: u32 = 0x0008_0000;
+    /// A register of a byte, written.
+    pub const WRITE_BYTE_DATA: u32 = 0x0010_0000;
+    /// A register of two bytes, read.
+    pub const READ_WORD_DATA: u32 = 0x0020_0000;
+    /// A register of two bytes, written.
+    pub const WRITE_WORD_DATA: u32 = 0x0040_0000;
+    /// Two bytes written to a register and two read back.
+    pub const PROCESS_CALL: u32 = 0x0080_0000;
+    /// A block that begins with its length, read.
+    pub const READ_BLOCK_DATA: u32 = 0x0100_0000;
+    /// A block that begins with its length, written.
+    pub const WRITE_BLOCK_DATA: u32 = 0x0200_0000;
+    /// A block without its length, read.
+    pub const READ_I2C_BLOCK: u32 = 0x0400_0000;
+    /// A block without its length, written.
+    pub const WRITE_I2C_BLOCK: u32 = 0x0800_0000;
+    /// Every call that SMBus has here, and no plain messages.
+    pub const ALL_SMBUS: u32 = 0x0fff_0000;
+
+    /// Whether it can do all of this.
+    pub fn has(self, functions: u32) -> bool {
+        self.0 & functions == functions
+    }
+}
+
+/// One message of a transaction.
+#[derive(Debug)]
+pub struct Message<'a> {
+    /// To or from whom.
+    pub address: Address,
+    /// Its bytes.
+    pub data: Data<'a>,
+}
+
+/// The bytes of a message; none for a zero-length one.
+#[derive(Debug)]
+pub enum Data<'a> {
+    /// To be written.
+    Write(&'a [u8]),
+    /// To be filled by reading.
+    Read(&'a mut [u8]),
+}
+
+impl Data<'_> {
+    /// How many bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Write(bytes) => bytes.len(),
+            Self::Read(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A transaction that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{error}")]
+pub struct Failure {
+    /// How many of its messages had been done.
+    pub done: usize,
+    /// Why the next was not.
+    pub error: Errno,
+}
+
+impl Failure {
+    /// None of the messages was done.
+    pub fn whole(error: Errno) -> Self {
+        Self { done: 0, error }
+    }
+
+    /// Nobody answered at the address, or whoever did said no: daily business for those who look
+    /// for devices.
+    pub fn is_refusal(self) -> bool {
+        matches!(self.error, Errno::NXIO | Errno::REMOTEIO | Errno::NODEV)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::whole(Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    }
+}
+
+/// An I2C bus, shared by all guests of a daemon.
+pub trait Bus: Debug + Send + Sync {
+    /// What to call it in the log.
+    fn name(&self) -> &str;
+
+    /// What it can do.
+    fn functionality(&self) -> Functionality;
+
+    /// Does the messages as one transaction: one start, repeated starts between them, one stop.
+    /// There are at most [`MAX_MESSAGES`], none longer than [`MAX_MESSAGE_LEN`]. Returns when
+    /// the hardware has answered or its timeout is over.
+    ///
+    /// # Errors
+    /// How far it came.
+    fn transfer(&self, messages: &mut [Message<'_>]) -> Result<(), Failure>;
+}

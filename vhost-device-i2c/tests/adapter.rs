@@ -1,0 +1,267 @@
+//! The I2C adapter in its daemon, with a guest on the other side of the socket.
+
+mod support;
+
+use support::{
+    Daemon, ERR, FAIL_NEXT, Message, OK, ZERO_LENGTH_REQUEST, options, requests, run, statuses,
+    submit, transfer,
+};
+use vhost_device_driver::{Buffer, Driver};
+
+const EEPROM: u8 = 0x50;
+const REGISTERS: u8 = 0x20;
+const LM75: u8 = 0x48;
+const NOBODY: u8 = 0x51;
+
+fn read_register(guest: &mut Driver, address: u8, register: u8, length: u32) -> Vec<u8> {
+    let messages = [
+        Message::Write(address, &[register]),
+        Message::Read(address, length),
+    ];
+    let answers = transfer(guest, &messages);
+    assert_eq!(statuses(&answers), [OK, OK]);
+    answers[1].bytes.clone()
+}
+
+#[test]
+fn i1_i2_zero_length_requests_are_offered_and_must_be_taken() {
+    let daemon = Daemon::start(&["-l", "sim"]);
+    let guest = daemon.guest("s");
+    assert_eq!(guest.offered() & 0xff_ffff, ZERO_LENGTH_REQUEST);
+    drop(guest);
+    let path = daemon.directory.path().join("s");
+    let without = options().without_features(ZERO_LENGTH_REQUEST);
+    assert!(Driver::connect(&path, without).is_err());
+    assert_eq!(read_register(&mut daemon.guest("s"), REGISTERS, 0, 1), [0]);
+    daemon.stop();
+}
+
+#[test]
+fn i3_the_simulated_devices_are_all_there() {
+    let daemon = Daemon::start(&["-l", "sim", "--sim-temperature", "-10.5"]);
+    let mut guest = daemon.guest("s");
+    let write = transfer(&mut guest, &[Message::Write(EEPROM, &[0x10, 1, 2, 3])]);
+    assert_eq!(statuses(&write), [OK]);
+    assert_eq!(read_register(&mut guest, EEPROM, 0x10, 4), [1, 2, 3, 0xff]);
+    assert_eq!(read_register(&mut guest, LM75, 0, 2), [0xf5, 0x80]);
+    daemon.stop();
+}
+
+#[test]
+fn i8_i9_groups_fail_for_themselves() {
+    let daemon = Daemon::start(&["-l", "sim"]);
+    let mut guest = daemon.guest("s");
+    let answers = requests(
+        &mut guest,
+        &[
+            (Message::Write(REGISTERS, &[1, 7]), 0),
+            (Message::Write(NOBODY, &[1]), FAIL_NEXT),
+            (Message::Write(REGISTERS, &[1, 66]), 0),
+            (Message::Write(REGISTERS, &[1]), FAIL_NEXT),
+            (Message::Read(REGISTERS, 1), 0),
+        ],
+    );
+    assert_eq!(statuses(&answers), [OK, ERR, ERR, OK, OK]);
+    assert_eq!(answers[4].bytes, [7]);
+    let used: Vec<_> = answers.iter().map(|answer| answer.used).collect();
+    assert_eq!(used, [1, 1, 1, 1, 2], "what was written, not what was read");
+}
+
+#[test]
+fn i9_a_group_whose_end_does_not_come_is_done() {
+    let daemon = Daemon::start(&["-l", "sim"]);
+    let mut guest = daemon.guest("s");
+    let messages = [(Message::Write(REGISTERS, &[1, 7]), FAIL_NEXT)];
+    assert_eq!(statuses(&requests(&mut guest, &messages)), [OK]);
+    assert_eq!(read_register(&mut guest, REGISTERS, 1, 1), [7]);
+}
+
+#[test]
+fn i9_a_group_that_comes_in_parts_is_one() {
+    let daemon = Daemon::start(&["-l", "sim", "--poll-us", "1000"]);
+    let mut guest = daemon.guest("s");
+    for _ in 0..20 {
+        guest.arena.clear();
+        submit(&mut guest, Message::Write(NOBODY, &[1]), FAIL_NEXT);
+        guest.queues[0].kick();
+        guest.frontend.sync().unwrap();
+        let (_, _, _, status) = submit(&mut guest, Message::Write(REGISTERS, &[1, 66]), 0);
+        guest.queues[0].kick();
+        for _ in 0..2 {
+            guest.queues[0].wait_used(support::DEADLINE);
+        }
+        let status = guest.memory.read_vec(status, 1);
+        // Unless this test was stopped for longer than an open group waits.
+        if status == [ERR] {
+            return;
+        }
+    }
+    panic!("the group was torn each time");
+}
+
+#[test]
+fn i11_zero_length_requests_find_devices() {
+    for bus in ["sim", "sim-smbus"] {
+        let daemon = Daemon::start(&["-l", bus]);
+        let mut guest = daemon.guest("s");
+        for (address, expected) in [(EEPROM, OK), (NOBODY, ERR)] {
+            let write = transfer(&mut guest, &[Message::Write(address, &[])]);
+            let read = transfer(&mut guest, &[Message::Read(address, 0)]);
+            assert_eq!((write[0].status, read[0].status), (expected, expected));
+        }
+    }
+}
+
+#[test]
+fn test_access_is_checked_for_every_message() {
+    let daemon = Daemon::start(&["-l", "sim:0x20:72", "--read-only", "0x48"]);
+    let mut guest = daemon.guest("s");
+    let answers = transfer(
+        &mut guest,
+        &[
+            Message::Write(REGISTERS, &[1, 66]),
+            Message::Write(EEPROM, &[1, 66]),
+        ],
+    );
+    assert_eq!(statuses(&answers), [ERR, ERR]);
+    assert_eq!(read_register(&mut guest, REGISTERS, 1, 1), [0]);
+    daemon.wait_for_log("0x50 is not for this guest");
+    let protected = transfer(&mut guest, &[Message::Write(LM75, &[3, 90, 0])]);
+    assert_eq!(statuses(&protected), [ERR]);
+    assert_eq!(read_register(&mut guest, LM75, 3, 2), [80, 0]);
+}
+
+#[test]
+fn test_several_buses_are_one_adapter() {
+    let daemon = Daemon::start(&["-l", "sim0:0x20", "-l", "sim1:0x50,sim-smbus:0x48"]);
+    let mut guest = daemon.guest("s");
+    assert_eq!(read_register(&mut guest, REGISTERS, 0, 1), [0]);
+    assert_eq!(read_register(&mut guest, EEPROM, 0, 1), [0xff]);
+    assert_eq!(read_register(&mut guest, LM75, 0, 2), [25, 0]);
+}
+
+#[test]
+fn test_an_smbus_adapter_outlives_what_it_cannot_do() {
+    let daemon = Daemon::start(&["-l", "sim-smbus"]);
+    let mut guest = daemon.guest("s");
+    // Upstream's panic.
+    let messages = [Message::Write(REGISTERS, &[1]), Message::Read(REGISTERS, 0)];
+    assert_eq!(statuses(&transfer(&mut guest, &messages)), [ERR, ERR]);
+    let long = [1; 40];
+    let messages = [Message::Write(REGISTERS, &long)];
+    assert_eq!(statuses(&transfer(&mut guest, &messages)), [ERR]);
+    for written in [&[1, 2][..], &[1, 2, 3], &[1, 2, 3, 4]] {
+        let write = transfer(&mut guest, &[Message::Write(REGISTERS, written)]);
+        assert_eq!(statuses(&write), [OK]);
+        let length = written.len() as u32 - 1;
+        let read = read_register(&mut guest, REGISTERS, 1, length);
+        assert_eq!(read, written[1..]);
+    }
+}
+
+#[test]
+fn test_bad_requests_do_not_stop_the_good_ones() {
+    let daemon = Daemon::start(&["-l", "sim"]);
+    let mut guest = daemon.guest("s");
+    let header = guest.alloc(8);
+    guest
+        .memory
+        .write(header, &[REGISTERS << 1, 0, 0, 0, 0, 0, 0, 0]);
+    let hostile = [
+        vec![Buffer::readable(header, 8)],
+        vec![Buffer::readable(header, 3), Buffer::writable(header, 1)],
+        vec![Buffer::writable(header, 1)],
+        // Nowhere in memory.
+        vec![Buffer::readable(0x10, 8), Buffer::writable(header, 1)],
+    ];
+    for buffers in &hostile {
+        guest.queues[0].submit(buffers).unwrap();
+    }
+    guest.queues[0].notify();
+    for _ in &hostile {
+        assert_eq!(guest.queues[0].wait_used(support::DEADLINE).len, 0);
+    }
+    assert_eq!(read_register(&mut guest, REGISTERS, 0, 1), [0]);
+}
+
+#[test]
+fn v2_an_open_group_is_taken_up_again_after_a_stop() {
+    let daemon = Daemon::start(&["-l", "sim"]);
+    let mut guest = daemon.guest("s");
+    let (_, _, _, status) = submit(&mut guest, Message::Write(REGISTERS, &[1, 7]), FAIL_NEXT);
+    guest.queues[0].notify();
+    let base = guest.stop(0).unwrap();
+    guest.resume(0, base).unwrap();
+    guest.queues[0].wait_used(support::DEADLINE);
+    assert_eq!(guest.memory.read_vec(status, 1), [OK]);
+}
+
+#[test]
+fn test_guests_share_the_bus_and_reconnect() {
+    let daemon = Daemon::start(&["-l", "sim", "-c", "2"]);
+    let mut one = daemon.guest("s0");
+    let mut two = daemon.guest("s1");
+    let write = transfer(&mut one, &[Message::Write(REGISTERS, &[9, 42])]);
+    assert_eq!(statuses(&write), [OK]);
+    assert_eq!(read_register(&mut two, REGISTERS, 9, 1), [42]);
+    drop(one);
+    assert_eq!(
+        read_register(&mut daemon.guest("s0"), REGISTERS, 9, 1),
+        [42]
+    );
+    daemon.stop();
+}
+
+#[test]
+fn v9_what_cannot_be_had_ends_with_status_1() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("s");
+    let socket = socket.to_str().unwrap();
+    for (arguments, message) in [
+        (&["-l", "4000000000"][..], "cannot open"),
+        (&["-l", "no such bus"], "no bus is called"),
+        (&["-l", "/dev/null"], "no I2C bus"),
+        (
+            &["-l", "sim0:0x50,sim1:0x48-0x57"],
+            "both bus sim0 and bus sim1",
+        ),
+        (&["-l", "sim0,sim1"], "both bus sim0 and bus sim1"),
+        (&["-l", "sim:0x20", "--read-only", "0x50"], "--read-only"),
+        (
+            &["-l", "sim", "--timeout", "sim1=100"],
+            "names the bus sim1",
+        ),
+    ] {
+        let (code, text) = run(&[&["-s", socket], arguments].concat());
+        assert_eq!(code, 1, "{arguments:?}: {text}");
+        assert!(text.contains(message), "{arguments:?}: {text}");
+    }
+    assert!(!std::path::Path::new(socket).exists());
+}
+
+#[test]
+fn v9_usage_errors_end_with_status_2() {
+    for (arguments, message) in [
+        (&[][..], "--device-list"),
+        (&["-l", "sim:9-3"], "ends before"),
+        (&["-l", "sim:0x400"], "no address"),
+        (&["-l", "sim", "--retries", "x"], "--retries"),
+        (&["-l", "sim", "--read-only", "x"], "--read-only"),
+        (&["-l", "sim", "--sim-temperature", "200"], "LM75"),
+    ] {
+        let (code, text) = run(&[&["-s", "/nowhere/s"], arguments].concat());
+        assert_eq!(code, 2, "{arguments:?}: {text}");
+        assert!(text.contains(message), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn v9_print_capabilities() {
+    let (code, text) = run(&["--print-capabilities"]);
+    assert_eq!(code, 0);
+    let capabilities: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        capabilities,
+        serde_json::json!({ "type": "i2c", "features": [] })
+    );
+}
