@@ -13,14 +13,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use vhost_device_backend::{Description, Device, QueueIndex, Queues, RateLimit, Refused};
+use vhost_device_backend::{
+    Description, Device, QueueIndex, Queues, RateLimit, Refused, Resume, Timer,
+};
 use vhost_device_queue::{Kept, Reader, Request, Writer};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::access::Access;
 use crate::address::Address;
 use crate::host::{Bus, Data, Failure, MAX_MESSAGE_LEN, MAX_MESSAGES, Message};
-use crate::timer::Timer;
 
 /// VIRTIO 1.4 §5.18.1.
 const DEVICE_ID: u32 = 34;
@@ -118,17 +119,6 @@ struct Group {
     refusal: Option<Refusal>,
     /// How many requests it has, kept or not.
     count: usize,
-}
-
-/// Gives requests back that were kept: the session, or a test.
-trait Resume {
-    fn resume(&mut self, kept: Kept) -> Option<Request<'_>>;
-}
-
-impl Resume for Queues<'_> {
-    fn resume(&mut self, kept: Kept) -> Option<Request<'_>> {
-        Queues::resume(self, kept)
-    }
 }
 
 /// The I2C adapter of one connection.

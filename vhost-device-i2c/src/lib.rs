@@ -7,7 +7,6 @@
 //! | [`address`] | 7-bit and 10-bit addresses |
 //! | [`device`] | the device: requests, groups, one status each |
 //! | [`host`] | the buses below |
-//! | `timer` | wakes the device for a group whose end does not come |
 //!
 //! `unsafe` is in `host::linux` (the ioctls of `i2c-dev`).
 
@@ -16,7 +15,6 @@ pub mod address;
 pub mod args;
 pub mod device;
 pub mod host;
-mod timer;
 
 use std::collections::BTreeMap;
 use std::io;

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use vhost_device_backend::{Description, Device, QueueIndex, Queues, RateLimit};
+use vhost_device_backend::{Description, Device, QueueIndex, Queues, RateLimit, Resume, Timer};
 use vhost_device_queue::{Kept, Request, Writer};
 use vm_memory::bitmap::BitmapSlice;
 use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice};
@@ -18,7 +18,7 @@ use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice};
 use crate::block::Block;
 use crate::host::Source;
 use crate::quota::Lease;
-use crate::wake::{Readiness, Timer};
+use crate::wake::Readiness;
 
 /// VIRTIO 1.4 §5.4.1.
 const DEVICE_ID: u32 = 4;
@@ -33,6 +33,9 @@ const SMALL: usize = 256;
 
 /// How many waiting requests are answered before the session's other business has its turn.
 const MAX_RESUMED: usize = 64;
+
+/// How many bytes they get at most before that, but for the last one's.
+const MAX_RESUMED_BYTES: usize = 256 * 1024;
 
 /// A source that has run dry is tried again after this time, doubled each time up to the longest.
 const FIRST_RETRY: Duration = Duration::from_millis(10);
@@ -89,17 +92,6 @@ enum Wake {
     Readiness,
 }
 
-/// Gives requests back that were kept: the session, or a test.
-trait Resume {
-    fn resume(&mut self, kept: Kept) -> Option<Request<'_>>;
-}
-
-impl Resume for Queues<'_> {
-    fn resume(&mut self, kept: Kept) -> Option<Request<'_>> {
-        Queues::resume(self, kept)
-    }
-}
-
 impl<S: Source> Entropy<S> {
     /// A device that gives bytes of `source`, as far as `lease` allows, to `guest`.
     ///
@@ -146,7 +138,11 @@ impl<S: Source> Entropy<S> {
     /// Answers requests that wait, in order, until one has to wait longer.
     fn retry(&mut self, queues: &mut impl Resume, wake: Wake) {
         self.stop_waking();
+        let mut bytes = 0;
         for _ in 0..MAX_RESUMED {
+            if bytes >= MAX_RESUMED_BYTES {
+                break;
+            }
             let Some(kept) = self.waiting.pop_front() else {
                 return;
             };
@@ -154,7 +150,10 @@ impl<S: Source> Entropy<S> {
                 continue;
             };
             match self.answer(request.writer()) {
-                Ok(()) => request.complete(),
+                Ok(()) => {
+                    bytes += request.writer().written();
+                    request.complete();
+                }
                 Err(later) => {
                     self.waiting.push_front(request.keep());
                     self.wait(later, wake);

@@ -7,9 +7,11 @@ use std::io::Write;
 use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use support::{DEADLINE, Daemon, answer, request, submit, submit_buffers};
+use support::{PROGRAM, answer, options, request, submit, submit_buffers};
 use tempfile::TempDir;
 use vhost_device_driver::Buffer;
+use vhost_device_rig::Daemon;
+use vhost_device_rig::program::DEADLINE;
 
 fn is_random(bytes: &[u8]) -> bool {
     let mut seen = bytes.to_vec();
@@ -22,7 +24,7 @@ fn with_file(content: &[u8]) -> (TempDir, Daemon) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("source");
     fs::write(&path, content).unwrap();
-    let daemon = Daemon::start(&["-f", path.to_str().unwrap()]);
+    let daemon = PROGRAM.start(&["-f", path.to_str().unwrap()]);
     (directory, daemon)
 }
 
@@ -33,8 +35,8 @@ fn append(path: &Path, bytes: &[u8]) {
 
 #[test]
 fn e1_every_request_is_filled_with_random_bytes() {
-    let daemon = Daemon::start(&[]);
-    let mut guest = daemon.guest("s");
+    let daemon = PROGRAM.start(&[]);
+    let mut guest = daemon.guest("s", options());
     let mut last = Vec::new();
     for length in [1, 2, 16, 64, 255, 256, 257, 4096, 65_536] {
         let bytes = request(&mut guest, length);
@@ -50,15 +52,15 @@ fn e1_every_request_is_filled_with_random_bytes() {
 #[test]
 fn e1_the_kernels_generator_is_known_by_its_files() {
     for path in ["/dev/random", "/dev/urandom"] {
-        let daemon = Daemon::start(&["--filename", path]);
-        assert!(is_random(&request(&mut daemon.guest("s"), 4096)));
+        let daemon = PROGRAM.start(&["--filename", path]);
+        assert!(is_random(&request(&mut daemon.guest("s", options()), 4096)));
     }
 }
 
 #[test]
 fn e1_a_ring_full_of_requests_is_answered() {
-    let daemon = Daemon::start(&[]);
-    let mut guest = daemon.guest("s");
+    let daemon = PROGRAM.start(&[]);
+    let mut guest = daemon.guest("s", options());
     for _ in 0..100 {
         guest.arena.clear();
         for length in 1..=64 {
@@ -72,8 +74,8 @@ fn e1_a_ring_full_of_requests_is_answered() {
 
 #[test]
 fn r1_any_layout_of_the_buffers_will_do() {
-    let daemon = Daemon::start(&[]);
-    let mut guest = daemon.guest("s");
+    let daemon = PROGRAM.start(&[]);
+    let mut guest = daemon.guest("s", options());
     for sizes in [&[1, 1, 1][..], &[5, 300, 2], &[4000, 4000], &[3; 60]] {
         guest.arena.clear();
         let readable = Buffer::readable(guest.alloc(16), 16);
@@ -95,8 +97,8 @@ fn r1_any_layout_of_the_buffers_will_do() {
 
 #[test]
 fn r5_indirect_descriptors_will_do() {
-    let daemon = Daemon::start(&[]);
-    let mut guest = daemon.guest("s");
+    let daemon = PROGRAM.start(&[]);
+    let mut guest = daemon.guest("s", options());
     let table = guest.alloc(16 * 4);
     let buffers: Vec<_> = (0..4)
         .map(|_| Buffer::writable(guest.alloc(100), 100))
@@ -110,8 +112,8 @@ fn r5_indirect_descriptors_will_do() {
 
 #[test]
 fn test_a_request_without_room_goes_back_empty() {
-    let daemon = Daemon::start(&[]);
-    let mut guest = daemon.guest("s");
+    let daemon = PROGRAM.start(&[]);
+    let mut guest = daemon.guest("s", options());
     let readable = guest.alloc(16);
     submit_buffers(&mut guest, &[Buffer::readable(readable, 16)]);
     assert_eq!(answer(&mut guest), 0);
@@ -122,7 +124,7 @@ fn test_a_request_without_room_goes_back_empty() {
 #[test]
 fn e1_a_file_is_read_to_its_end_and_then_waited_for() {
     let (directory, daemon) = with_file(b"0123456789");
-    let mut guest = daemon.guest("s");
+    let mut guest = daemon.guest("s", options());
     assert_eq!(request(&mut guest, 8), b"01234567");
     assert_eq!(request(&mut guest, 8), b"89");
     guest.arena.clear();
@@ -138,7 +140,7 @@ fn e1_a_file_is_read_to_its_end_and_then_waited_for() {
 #[test]
 fn v2_a_request_that_waits_is_taken_up_again_after_a_stop() {
     let (directory, daemon) = with_file(b"x");
-    let mut guest = daemon.guest("s");
+    let mut guest = daemon.guest("s", options());
     assert_eq!(request(&mut guest, 1), b"x");
     let address = submit(&mut guest, 4);
     daemon.wait_for_log("is at its end");
@@ -155,8 +157,8 @@ fn e1_a_fifo_is_waited_for() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("fifo");
     mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-    let daemon = Daemon::start(&["-f", path.to_str().unwrap()]);
-    let mut guest = daemon.guest("s");
+    let daemon = PROGRAM.start(&["-f", path.to_str().unwrap()]);
+    let mut guest = daemon.guest("s", options());
 
     // Nobody writes yet: the end of the source.
     submit(&mut guest, 4);
@@ -188,8 +190,10 @@ fn test_guests_share_a_file_and_no_byte_is_given_twice() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("source");
     fs::write(&path, &content).unwrap();
-    let daemon = Daemon::start(&["-c", "4", "-f", path.to_str().unwrap()]);
-    let mut guests: Vec<_> = (0..4).map(|n| daemon.guest(&format!("s{n}"))).collect();
+    let daemon = PROGRAM.start(&["-c", "4", "-f", path.to_str().unwrap()]);
+    let mut guests: Vec<_> = (0..4)
+        .map(|n| daemon.guest(&format!("s{n}"), options()))
+        .collect();
     let mut all = Vec::new();
     for _ in 0..16 {
         for guest in &mut guests {
@@ -203,8 +207,8 @@ fn test_guests_share_a_file_and_no_byte_is_given_twice() {
 #[test]
 fn test_a_limited_guest_is_served_in_order_and_never_with_nothing() {
     // A period so short that the test need not wait, long enough that requests do.
-    let daemon = Daemon::start(&["--max-bytes", "64", "--period", "20"]);
-    let mut guest = daemon.guest("s");
+    let daemon = PROGRAM.start(&["--max-bytes", "64", "--period", "20"]);
+    let mut guest = daemon.guest("s", options());
     let mut heads = Vec::new();
     for length in [64, 10, 1, 64, 100, 3, 64, 1000] {
         let address = guest.alloc(length.into());
@@ -222,18 +226,18 @@ fn test_a_limited_guest_is_served_in_order_and_never_with_nothing() {
 #[test]
 fn test_a_guest_gets_its_quota_and_a_reconnect_wins_nothing() {
     // A period so long that nothing comes back during the test.
-    let daemon = Daemon::start(&["-c", "2", "-m", "100", "-p", "86400000"]);
-    let mut guest = daemon.guest("s0");
+    let daemon = PROGRAM.start(&["-c", "2", "-m", "100", "-p", "86400000"]);
+    let mut guest = daemon.guest("s0", options());
     assert_eq!(request(&mut guest, 60).len(), 60);
     assert_eq!(request(&mut guest, 40).len(), 40);
     for _ in 0..3 {
         drop(guest);
-        guest = daemon.guest("s0");
+        guest = daemon.guest("s0", options());
         submit(&mut guest, 40);
         guest.frontend.sync().unwrap();
         assert!(!guest.queues[0].ring.has_used());
     }
-    let mut other = daemon.guest("s1");
+    let mut other = daemon.guest("s1", options());
     assert_eq!(request(&mut other, 64).len(), 64, "each guest has its own");
     drop((guest, other));
     daemon.stop();

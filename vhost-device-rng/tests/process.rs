@@ -10,13 +10,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit, setrlimit};
-use support::{
-    Daemon, PROGRAM, entries, options, request, run, shell, submit, wait_for_exit, wait_until,
-};
+use support::{PROGRAM, options, request, submit};
 use vhost_device_driver::{Driver, Frontend};
+use vhost_device_rig::{Daemon, entries, wait_for_exit, wait_until};
 
 fn refused(arguments: &[&OsStr], status: i32, message: &str) {
-    let (code, text) = run(arguments);
+    let (code, text) = PROGRAM.run(arguments);
     assert_eq!(code, status, "{arguments:?}: {text}");
     assert!(text.contains(message), "{arguments:?}: {text}");
 }
@@ -32,7 +31,7 @@ fn v9_print_capabilities_ignores_everything_else() {
         &["--print-capabilities", "--socket-path", "/nowhere/s"],
         &["--nonsense", "--fd", "x", "--print-capabilities"],
     ] {
-        let (code, text) = run(&os(arguments));
+        let (code, text) = PROGRAM.run(&os(arguments));
         assert_eq!(code, 0);
         let capabilities: serde_json::Value = serde_json::from_str(&text).unwrap();
         let expected = serde_json::json!({ "type": "rng", "features": [] });
@@ -42,7 +41,7 @@ fn v9_print_capabilities_ignores_everything_else() {
 
 #[test]
 fn test_help_names_every_option() {
-    let (code, help) = run(&os(&["--help"]));
+    let (code, help) = PROGRAM.run(&os(&["--help"]));
     assert_eq!(code, 0);
     for option in [
         "-s, --socket-path",
@@ -60,7 +59,7 @@ fn test_help_names_every_option() {
     ] {
         assert!(help.contains(option), "{option} in {help}");
     }
-    let (code, version) = run(&os(&["--version"]));
+    let (code, version) = PROGRAM.run(&os(&["--version"]));
     assert_eq!(code, 0);
     assert_eq!(
         version.trim(),
@@ -123,9 +122,9 @@ fn test_sockets_that_were_bound_go_when_a_later_one_fails() {
 #[test]
 fn v9_a_stop_signal_ends_the_daemon_with_status_0_and_without_a_trace() {
     for signal in [Signal::TERM, Signal::INT] {
-        let mut daemon = Daemon::start(&["-c", "3"]);
+        let mut daemon = PROGRAM.start(&["-c", "3"]);
         // A guest that is served, and one whose front-end is still silent.
-        let mut guest = daemon.guest("s0");
+        let mut guest = daemon.guest("s0", options());
         request(&mut guest, 8);
         let _silent = UnixStream::connect(daemon.path("s1")).unwrap();
         daemon.signal(signal);
@@ -138,8 +137,8 @@ fn v9_a_stop_signal_ends_the_daemon_with_status_0_and_without_a_trace() {
 
 #[test]
 fn test_a_request_that_waits_does_not_hold_up_the_end() {
-    let daemon = Daemon::start(&["-m", "1", "-p", "86400000"]);
-    let mut guest = daemon.guest("s");
+    let daemon = PROGRAM.start(&["-m", "1", "-p", "86400000"]);
+    let mut guest = daemon.guest("s", options());
     submit(&mut guest, 1);
     submit(&mut guest, 1);
     guest.frontend.sync().unwrap();
@@ -157,8 +156,8 @@ fn test_a_request_that_waits_does_not_hold_up_the_end() {
 
 #[test]
 fn test_a_socket_in_use_is_refused() {
-    let daemon = Daemon::start(&[]);
-    let mut guest = daemon.guest("s");
+    let daemon = PROGRAM.start(&[]);
+    let mut guest = daemon.guest("s", options());
     let socket = daemon.path("s");
     refused(
         &os(&["-s", socket.to_str().unwrap()]),
@@ -167,7 +166,7 @@ fn test_a_socket_in_use_is_refused() {
     );
     assert_eq!(request(&mut guest, 8).len(), 8);
     drop(guest);
-    assert_eq!(request(&mut daemon.guest("s"), 8).len(), 8);
+    assert_eq!(request(&mut daemon.guest("s", options()), 8).len(), 8);
 }
 
 #[test]
@@ -176,10 +175,10 @@ fn test_a_stale_socket_is_replaced() {
     let socket = directory.path().join("s");
     drop(UnixListener::bind(&socket).unwrap());
     assert!(socket.exists());
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(PROGRAM.0);
     command.arg("-s").arg(&socket);
     let daemon = Daemon::spawn(command, directory);
-    assert_eq!(request(&mut daemon.guest("s"), 8).len(), 8);
+    assert_eq!(request(&mut daemon.guest("s", options()), 8).len(), 8);
 }
 
 #[test]
@@ -189,7 +188,7 @@ fn test_of_many_that_start_at_once_one_gets_the_socket() {
     drop(UnixListener::bind(&socket).unwrap());
     let mut children: Vec<_> = (0..8)
         .map(|_| {
-            Command::new(PROGRAM)
+            Command::new(PROGRAM.0)
                 .arg("-s")
                 .arg(&socket)
                 .stderr(Stdio::null())
@@ -227,19 +226,19 @@ fn test_systemd_passes_the_sockets() {
     let [first, second] = paths
         .each_ref()
         .map(|path| UnixListener::bind(path).unwrap());
-    let command = shell(
+    let command = PROGRAM.shell(
         "LISTEN_PID=$$ LISTEN_FDS=2",
         OwnedFd::from(first),
         Some(OwnedFd::from(second)),
         "3<&0 4>&1 </dev/null >/dev/null",
     );
     let daemon = Daemon::spawn(command, directory);
-    let mut guests = ["a", "b"].map(|name| daemon.guest(name));
+    let mut guests = ["a", "b"].map(|name| daemon.guest(name, options()));
     for guest in &mut guests {
         assert_eq!(request(guest, 8).len(), 8);
     }
     drop(guests);
-    daemon.guest("a");
+    daemon.guest("a", options());
     let kept = daemon.path("a");
     daemon.signal(Signal::TERM);
     daemon.state();
@@ -251,14 +250,15 @@ fn test_systemd_passes_the_sockets() {
 fn test_sockets_for_another_process_are_not_taken() {
     let directory = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(directory.path().join("a")).unwrap();
-    let output = shell(
-        "LISTEN_PID=1 LISTEN_FDS=1",
-        OwnedFd::from(listener),
-        None,
-        "3<&0",
-    )
-    .output()
-    .unwrap();
+    let output = PROGRAM
+        .shell(
+            "LISTEN_PID=1 LISTEN_FDS=1",
+            OwnedFd::from(listener),
+            None,
+            "3<&0",
+        )
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(2));
 }
 
@@ -266,11 +266,11 @@ fn test_sockets_for_another_process_are_not_taken() {
 fn v9_a_listening_socket_is_inherited() {
     let directory = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(directory.path().join("a")).unwrap();
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(PROGRAM.0);
     command.args(["--fd", "0"]).stdin(OwnedFd::from(listener));
     let daemon = Daemon::spawn(command, directory);
     for _ in 0..3 {
-        assert_eq!(request(&mut daemon.guest("a"), 8).len(), 8);
+        assert_eq!(request(&mut daemon.guest("a", options()), 8).len(), 8);
     }
     daemon.stop();
 }
@@ -278,7 +278,7 @@ fn v9_a_listening_socket_is_inherited() {
 #[test]
 fn v9_a_connected_socket_is_served_once() {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let command = shell("", OwnedFd::from(theirs), None, "--fd 9 9<&0 </dev/null");
+    let command = PROGRAM.shell("", OwnedFd::from(theirs), None, "--fd 9 9<&0 </dev/null");
     let mut daemon = Daemon::spawn(command, tempfile::tempdir().unwrap());
     let mut guest = Driver::with_stream(ours, options()).unwrap();
     assert_eq!(request(&mut guest, 8).len(), 8);
@@ -290,7 +290,7 @@ fn v9_a_connected_socket_is_served_once() {
 #[test]
 fn v9_a_connected_socket_that_breaks_the_protocol_ends_with_status_1() {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(PROGRAM.0);
     command.args(["--fd", "0"]).stdin(OwnedFd::from(theirs));
     let mut daemon = Daemon::spawn(command, tempfile::tempdir().unwrap());
     let frontend = Frontend::new(ours);
@@ -301,20 +301,20 @@ fn v9_a_connected_socket_that_breaks_the_protocol_ends_with_status_1() {
 
 #[test]
 fn v6_the_next_front_end_is_served_after_a_broken_one() {
-    let daemon = Daemon::start(&[]);
+    let daemon = PROGRAM.start(&[]);
     for _ in 0..3 {
         let frontend = Frontend::connect(daemon.path("s")).unwrap();
         frontend.send_raw(&[0xff; 64], &[]).unwrap();
         frontend.expect_closed().unwrap();
     }
-    assert_eq!(request(&mut daemon.guest("s"), 8).len(), 8);
+    assert_eq!(request(&mut daemon.guest("s", options()), 8).len(), 8);
     assert!(daemon.log().contains("guest 0: connection closed"));
 }
 
 #[test]
 fn v7_a_front_end_that_is_early_waits_for_the_one_before_it() {
-    let daemon = Daemon::start(&[]);
-    let mut first = daemon.guest("s");
+    let daemon = PROGRAM.start(&[]);
+    let mut first = daemon.guest("s", options());
     let second = UnixStream::connect(daemon.path("s")).unwrap();
     assert_eq!(request(&mut first, 8).len(), 8);
     drop(first);
@@ -331,9 +331,11 @@ fn test_256_guests_have_one_process() {
     let directory = tempfile::tempdir().unwrap();
     let arguments = format!("-c 256 -s {}/s", directory.path().display());
     let null = fs::File::open("/dev/null").unwrap();
-    let command = shell("ulimit -Sn 1024;", null.into(), None, &arguments);
+    let command = PROGRAM.shell("ulimit -Sn 1024;", null.into(), None, &arguments);
     let daemon = Daemon::spawn(command, directory);
-    let mut guests: Vec<_> = (0..256).map(|n| daemon.guest(&format!("s{n}"))).collect();
+    let mut guests: Vec<_> = (0..256)
+        .map(|n| daemon.guest(&format!("s{n}"), options()))
+        .collect();
     for _ in 0..3 {
         for guest in &mut guests {
             guest.arena.clear();
@@ -372,11 +374,11 @@ fn mappings(pid: u32) -> usize {
 
 #[test]
 fn v7_a_thousand_connections_leave_nothing_behind() {
-    let daemon = Daemon::start(&["--log-level", "warn"]);
+    let daemon = PROGRAM.start(&["--log-level", "warn"]);
     let before = holdings(daemon.pid());
     let connect = |times| {
         for _ in 0..times {
-            assert_eq!(request(&mut daemon.guest("s"), 64).len(), 64);
+            assert_eq!(request(&mut daemon.guest("s", options()), 64).len(), 64);
         }
         wait_until(
             || holdings(daemon.pid()) == before,
@@ -394,7 +396,7 @@ fn v7_a_thousand_connections_leave_nothing_behind() {
 
 #[test]
 fn test_want_of_descriptors_is_outlived() {
-    let daemon = Daemon::start(&[]);
+    let daemon = PROGRAM.start(&[]);
     let limit = |current: usize| {
         let maximum = getrlimit(Resource::Nofile).maximum;
         let current = Some(current as u64);

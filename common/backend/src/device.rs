@@ -5,7 +5,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use vhost_device_queue::Request;
+use vhost_device_queue::{Kept, Request};
 
 use crate::session::Queues;
 
@@ -28,6 +28,14 @@ pub struct Description {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Refused(pub String);
+
+/// Gives requests back that were kept: [`Queues`] do, and so does a queue without a session in a
+/// device's tests.
+pub trait Resume {
+    /// Takes up a request that was kept. `None` when its queue has been stopped since, or its
+    /// memory was taken away: there is nobody to answer.
+    fn resume(&mut self, kept: Kept) -> Option<Request<'_>>;
+}
 
 /// A VirtIO device: gets requests, answers them.
 ///
@@ -54,7 +62,7 @@ pub trait Device {
     }
 
     /// Answers one request: [`Request::complete`], [`Request::keep`] to answer it later through
-    /// [`Queues::resume`], or drop it, which returns it to the driver with length 0.
+    /// [`Resume::resume`], or drop it, which returns it to the driver with length 0.
     fn handle(&mut self, queue: QueueIndex, request: Request<'_>);
 
     /// Nothing more is available on `queue` now: the place to flush what was collected over

@@ -16,6 +16,7 @@
 //! | `table` | the memory table: files of the front-end, mapped |
 //! | `sigbus` | a file that is truncated under its mapping ends one session, not the process |
 //! | `rate_limit` | a guest cannot flood the log |
+//! | `timer` | what a device waits for |
 
 pub mod device;
 mod inbox;
@@ -24,9 +25,11 @@ mod rate_limit;
 mod session;
 mod sigbus;
 mod table;
+mod timer;
 mod vring;
 
-pub use device::{Description, Device, QueueIndex, Refused};
+pub use device::{Description, Device, QueueIndex, Refused, Resume};
 pub use rate_limit::RateLimit;
 pub use session::{End, Error, Logs, Options, Queues, serve};
 pub use table::{Limits, MAX_MEM_SLOTS};
+pub use timer::Timer;

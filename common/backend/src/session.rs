@@ -15,7 +15,7 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-use crate::device::{Device, QueueIndex, Refused};
+use crate::device::{Device, QueueIndex, Refused, Resume};
 use crate::inbox::{self, Inbox};
 use crate::rate_limit::RateLimit;
 use crate::sigbus::Watch;
@@ -125,10 +125,8 @@ pub struct Queues<'a> {
     memory: &'a GuestMemory,
 }
 
-impl Queues<'_> {
-    /// Takes up a request that was kept. `None` when its queue has been stopped since, or its
-    /// memory was taken away: there is nobody to answer.
-    pub fn resume(&mut self, kept: Kept) -> Option<Request<'_>> {
+impl Resume for Queues<'_> {
+    fn resume(&mut self, kept: Kept) -> Option<Request<'_>> {
         let queue = self
             .vrings
             .iter_mut()

@@ -3,7 +3,7 @@
 //! They copy; nothing borrows guest memory. A structure is read whole and once, so that what was
 //! checked is what is used.
 
-use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice, WriteVolatile};
+use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::chain::Segment;
@@ -131,18 +131,6 @@ impl<'a> Reader<'a> {
             left -= step;
         }
         Ok(())
-    }
-
-    /// Hands at most `count` bytes to `sink`, straight from guest memory, until it takes no more.
-    ///
-    /// # Errors
-    /// The sink's, when it took nothing at all; an error after some bytes ends the call.
-    pub fn read_to<S: WriteVolatile>(
-        &mut self,
-        sink: &mut S,
-        count: usize,
-    ) -> Result<usize, VolatileMemoryError> {
-        transfer(&mut self.0, count, |piece| sink.write_volatile(piece))
     }
 }
 

@@ -1,66 +1,25 @@
 //! The device on a ring of its own: no socket, no session, no clock.
 
-use std::fs::File;
 use std::io::ErrorKind;
 use std::sync::Mutex;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use vhost_device_driver::memory::Region;
-use vhost_device_driver::{Buffer, Layout, SplitRing, Used};
-use vhost_device_queue::{Addresses, Config, GuestMemory, Queue, memory};
+use vhost_device_driver::Buffer;
+use vhost_device_rig::Rig;
 
 use super::*;
 use crate::host::sim::{Sim, Step, expected};
 use crate::quota::{Bucket, Limit};
 
 const RING_SIZE: u16 = 128;
-const GUEST_ADDR: u64 = 0x1_0000;
-const DATA_ADDR: u64 = GUEST_ADDR + 0x1_0000;
-const MEMORY_SIZE: u64 = 16 << 20;
+const ROOM: u64 = 16 << 20;
 
 /// A guest with a ring, and the device on its other side.
 struct Bench {
-    guest: vhost_device_driver::GuestMemory,
-    ring: SplitRing,
-    next_buffer: u64,
-    memory: GuestMemory,
-    queue: Queue,
+    rig: Rig,
     source: Arc<Sim>,
     device: Entropy<Sim>,
-}
-
-struct Back<'a> {
-    queue: &'a mut Queue,
-    memory: &'a GuestMemory,
-}
-
-impl Resume for Back<'_> {
-    fn resume(&mut self, kept: Kept) -> Option<Request<'_>> {
-        self.queue.resume(self.memory, kept)
-    }
-}
-
-fn map(region: &Region) -> memory::Region {
-    let file = File::from(region.fd().try_clone_to_owned().unwrap());
-    let size = region.size() as usize;
-    let mapping = memory::Mapping::new(&file, region.mmap_offset(), size).unwrap();
-    memory::Region::new(region.guest_addr(), Arc::new(mapping), 0, region.size()).unwrap()
-}
-
-fn queue(memory: &GuestMemory, layout: Layout) -> Queue {
-    let config = Config {
-        size: RING_SIZE,
-        addresses: Addresses {
-            descriptor: layout.desc,
-            available: layout.avail,
-            used: layout.used,
-        },
-        base: 0,
-        event_idx: false,
-        indirect: true,
-    };
-    Queue::new(memory, &config).unwrap()
 }
 
 fn device(source: &Arc<Sim>, bucket: Option<&Arc<Mutex<Bucket>>>) -> Entropy<Sim> {
@@ -82,37 +41,22 @@ impl Bench {
     }
 
     fn with_device(source: Arc<Sim>, device: Entropy<Sim>) -> Self {
-        let guest = vhost_device_driver::GuestMemory::new(&[(GUEST_ADDR, MEMORY_SIZE)]);
-        let layout = Layout::packed_at(GUEST_ADDR, RING_SIZE);
-        let ring = SplitRing::new(&guest, layout, RING_SIZE, false);
-        let memory = GuestMemory::new(guest.regions().iter().map(|r| map(r)).collect()).unwrap();
-        let queue = queue(&memory, layout);
         Self {
-            guest,
-            ring,
-            next_buffer: DATA_ADDR,
-            memory,
-            queue,
+            rig: Rig::new(RING_SIZE, ROOM),
             source,
             device,
         }
     }
 
     fn buffer(&mut self, length: u32) -> u64 {
-        let address = self.next_buffer;
-        self.next_buffer += u64::from(length);
-        address
+        self.rig.alloc(length as usize)
     }
 
     /// Makes a request of these buffers available, and has the device look.
     fn submit_buffers(&mut self, buffers: &[Buffer]) {
-        self.ring.add(buffers).unwrap();
-        self.ring.publish();
-        self.queue.look().unwrap();
-        while let Some(request) = self.queue.pop(&self.memory) {
-            self.device.take(request.unwrap());
-        }
-        self.queue.publish();
+        self.rig.ring.add(buffers).unwrap();
+        let bad = self.rig.serve(|request| self.device.take(request));
+        assert_eq!(bad, []);
     }
 
     /// A request for `length` bytes; returns where they will be.
@@ -124,28 +68,20 @@ impl Bench {
 
     /// The timer has fired.
     fn wake(&mut self) {
-        let mut back = Back {
-            queue: &mut self.queue,
-            memory: &self.memory,
-        };
-        self.device.retry(&mut back, Wake::Timer);
-        self.queue.publish();
+        self.rig.resume(|back| self.device.retry(back, Wake::Timer));
     }
 
     fn used(&mut self) -> Vec<u32> {
-        std::iter::from_fn(|| self.ring.pop_used())
-            .map(|Used { len, .. }| len)
-            .collect()
+        self.rig.used()
     }
 
     fn bytes(&self, address: u64, length: usize) -> Vec<u8> {
-        self.guest.read_vec(address, length)
+        self.rig.guest.read_vec(address, length)
     }
 
     /// Whether the device will be woken, sooner or later.
     fn is_armed(&self) -> bool {
-        let left = rustix::time::timerfd_gettime(&self.device.timer).unwrap();
-        left.it_value != Timespec::default() || has_fired(&self.device)
+        self.device.timer.is_running() || has_fired(&self.device)
     }
 }
 
@@ -290,6 +226,22 @@ fn test_many_waiting_requests_leave_room_for_other_business() {
 }
 
 #[test]
+fn test_large_waiting_requests_leave_room_too() {
+    let mut bench = Bench::new(Sim::new(false));
+    bench.source.script(&[Step::Give(0)]);
+    let length = 64 * 1024;
+    let enough = MAX_RESUMED_BYTES / length;
+    for _ in 0..enough + 1 {
+        bench.submit(length as u32);
+    }
+    bench.wake();
+    assert_eq!(bench.used().len(), enough);
+    assert!(bench.is_armed());
+    bench.wake();
+    assert_eq!(bench.used().len(), 1);
+}
+
+#[test]
 fn r1_any_layout_of_the_buffers_will_do() {
     let mut bench = Bench::new(Sim::new(true));
     for sizes in [&[1, 1, 1][..], &[5, 300, 2], &[4000, 4000], &[1; 60]] {
@@ -378,7 +330,7 @@ fn test_a_request_of_a_ring_that_is_gone_is_passed_over() {
     let mut bench = Bench::new(Sim::new(false));
     bench.source.script(&[Step::Give(0)]);
     bench.submit(1);
-    bench.queue = queue(&bench.memory, bench.ring.layout());
+    bench.rig.replace_queue();
     bench.wake();
     assert!(bench.device.waiting.is_empty());
     assert!(bench.used().is_empty());

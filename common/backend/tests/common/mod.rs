@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use vhost_device_backend::{Description, Device, End, Error, QueueIndex, Queues, Refused, serve};
+use vhost_device_backend::{
+    Description, Device, End, Error, QueueIndex, Queues, Refused, Resume as _, serve,
+};
 use vhost_device_driver::guest::{DEFAULT_GUEST_ADDR, Driver, Options};
 use vhost_device_driver::memory::RegionSpec;
 use vhost_device_driver::protocol::*;

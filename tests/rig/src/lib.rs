@@ -1,0 +1,14 @@
+//! What the devices' tests stand on.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`ring`] | a device's queue and its driver on the same memory: no socket, no session |
+//! | [`program`] | a daemon as a process of its own |
+//!
+//! Everything panics where a test has to fail.
+
+pub mod program;
+pub mod ring;
+
+pub use program::{Daemon, Program, entries, wait_for_exit, wait_until};
+pub use ring::{Back, Rig};
