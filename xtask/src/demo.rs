@@ -1,4 +1,14 @@
-//! `cargo xtask demo`: a guest with the rng daemon, and what it sees.
+//! `cargo xtask demo`: a guest with a daemon of each kind, and what it sees.
+//!
+//! | module | what is shown |
+//! |---|---|
+//! | `rng` | entropy |
+//! | `i2c` | a bus with an EEPROM and a temperature sensor |
+//!
+//! Each checks what it shows: something that is missing makes the demo fail.
+
+mod i2c;
+mod rng;
 
 use std::env;
 use std::io::{self, IsTerminal};
@@ -11,19 +21,15 @@ use vhost_device_guest::{CommandOutput, Daemon, Guest, RunningGuest};
 use crate::cargo;
 use crate::style::{self, Style};
 
-const PROGRAM: &str = "vhost-device-rng";
+/// A device that is shown.
+struct Section {
+    title: &'static str,
+    /// The daemon, with its options and the guest's device.
+    daemon: fn() -> Daemon,
+    show: fn(&mut RunningGuest, &mut Report) -> Result<()>,
+}
 
-/// The drivers that bound to entropy devices: those with virtio's number 4.
-const DRIVER: &str = "for id in $(grep -lx 0x0004 /sys/bus/virtio/devices/*/device); do \
-    basename \"$(readlink \"${id%/device}/driver\")\"; done";
-const CURRENT: &str = "cat /sys/class/misc/hw_random/rng_current";
-const SAMPLE: &str = "dd if=/dev/hwrng bs=64 count=1 2>/dev/null | od -An -v -tx1";
-const MEASURE: &str = "time dd if=/dev/hwrng of=/dev/null bs=64k count=16";
-const MEASURED_BYTES: u32 = 1 << 20;
-/// What `dd` says when it copied all of them.
-const MEASURED: &str = "16+0 records out";
-/// Busybox's `time` tells no shorter ones.
-const SHORTEST: f64 = 0.01;
+const SECTIONS: [Section; 2] = [rng::SECTION, i2c::SECTION];
 
 /// Sets up, builds, boots, and shows.
 pub(crate) fn run(keep: bool) -> Result<ExitCode> {
@@ -33,122 +39,102 @@ pub(crate) fn run(keep: bool) -> Result<ExitCode> {
     );
     setup::run(&Progress::new())?;
     let mut guest = boot(keep)?;
-    let missing = show(&mut guest, style::stdout())?;
+    let mut report = Report::new(style::stdout());
+    for section in &SECTIONS {
+        report.begin(section.title);
+        (section.show)(&mut guest, &mut report)?;
+    }
     if keep {
         println!("\nA shell in the guest: `exit` ends it, Ctrl-A X kills it.");
         guest.shell()?;
     }
     guest.power_off()?;
-    if missing.is_empty() {
-        return Ok(ExitCode::SUCCESS);
-    }
-    for thing in missing {
-        eprintln!("{} {thing}", style::stderr().bad("missing:"));
-    }
-    Ok(ExitCode::FAILURE)
+    Ok(report.end())
 }
 
 fn boot(keep: bool) -> Result<RunningGuest> {
-    let mut daemon = Daemon::new(PROGRAM).device("vhost-user-rng-pci");
+    let mut daemons: Vec<Daemon> = SECTIONS.iter().map(|section| (section.daemon)()).collect();
     if env::var_os("VHOST_DEVICE_BIN_DIR").is_none() {
-        cargo::run(&["build", "--release", "--package", PROGRAM])?;
-        daemon = daemon.from_dir(cargo::release_dir()?);
+        // The workspace's default members are the daemons.
+        cargo::run(&["build", "--release"])?;
+        let directory = cargo::release_dir()?;
+        let from_here = |daemon: Daemon| daemon.from_dir(&directory);
+        daemons = daemons.into_iter().map(from_here).collect();
     }
-    let mut guest = Guest::new().attach(daemon);
+    let mut guest = daemons.into_iter().fold(Guest::new(), Guest::attach);
     if keep {
         guest = guest.console_on_terminal();
     }
-    eprintln!("Booting a guest with {PROGRAM} attached");
+    eprintln!("Booting a guest with the daemons attached");
     guest.boot()
 }
 
-/// Shows what the guest sees, and gives back what it should see and does not.
-fn show(guest: &mut RunningGuest, style: Style) -> Result<Vec<String>> {
-    let seen = guest.run_all(&[DRIVER, CURRENT, SAMPLE, MEASURE])?;
-    let driver = seen.line(0);
-    let current = seen.line(1);
-    let sample = seen.line(2);
-    let measured = seen.line(3);
+/// What is printed, and what should have been there and was not.
+struct Report {
+    style: Style,
+    missing: Vec<String>,
+}
 
-    println!("\n{}", style.bold("What the guest sees"));
-    let mut missing = Vec::new();
-    let mut check = |title: &str, shown: Result<String, String>| match shown {
-        Ok(text) => println!("  {title:<20}{text}"),
-        Err(what) => {
-            println!("  {title:<20}{}", style.bad("missing"));
-            missing.push(what);
+impl Report {
+    fn new(style: Style) -> Self {
+        Self {
+            style,
+            missing: Vec::new(),
         }
-    };
-    check("driver bound", expect(driver, "virtio_rng", style));
-    check("current hwrng", expect(current, "virtio_rng.0", style));
-    check("64 bytes of it", dump(sample, style));
-    check("1 MiB of it", speed(measured, style));
-    Ok(missing)
-}
-
-/// The output, when it is as expected.
-fn expect(seen: &CommandOutput, expected: &str, style: Style) -> Result<String, String> {
-    if seen.status == 0 && seen.output.trim() == expected {
-        return Ok(style.good(expected));
     }
-    Err(format!("{expected}, instead {seen}"))
-}
 
-/// The 64 bytes as they were dumped, a line for each 16.
-fn dump(seen: &CommandOutput, style: Style) -> Result<String, String> {
-    let bytes: Vec<&str> = seen.output.split_whitespace().collect();
-    if bytes.len() != 64 || bytes.iter().all(|byte| *byte == bytes[0]) {
-        return Err(format!("64 bytes of entropy, instead {seen}"));
+    fn begin(&self, title: &str) {
+        println!("\n{}", self.style.bold(title));
     }
-    let lines = bytes.chunks(16).map(|line| style.data(&line.join(" ")));
-    Ok(lines.collect::<Vec<_>>().join(&format!("\n{:22}", "")))
-}
 
-/// Bytes in a second, of the time that the guest's `dd` took.
-fn speed(seen: &CommandOutput, style: Style) -> Result<String, String> {
-    match seconds(&seen.output) {
-        Some(seconds) if seen.output.contains(MEASURED) => {
-            let rate = f64::from(MEASURED_BYTES) / seconds;
-            let rate = style.good(&format!("{} bytes/s", grouped(rate)));
-            let note = style.faint("(on an emulated CPU)");
-            Ok(format!("{rate} in {seconds:.2} s {note}"))
+    /// Prints what the guest sees, or takes note of what it does not.
+    fn check(&mut self, title: &str, shown: Result<String, String>) {
+        match shown {
+            Ok(text) => {
+                let text = text.replace('\n', &format!("\n{:22}", ""));
+                println!("  {title:<20}{text}");
+            }
+            Err(what) => {
+                println!("  {title:<20}{}", self.style.bad("missing"));
+                self.missing.push(what);
+            }
         }
-        _ => Err(format!("1 MiB of entropy, instead {seen}")),
-    }
-}
-
-/// The time in the line `real 0m 1.52s` of busybox's `time`.
-fn seconds(output: &str) -> Option<f64> {
-    let time = output.lines().find_map(|line| line.strip_prefix("real"))?;
-    let (minutes, seconds) = time.trim().split_once("m ")?;
-    let minutes: f64 = minutes.parse().ok()?;
-    let seconds: f64 = seconds.strip_suffix('s')?.parse().ok()?;
-    Some((minutes * 60.0 + seconds).max(SHORTEST))
-}
-
-/// A whole number with its digits in groups of three.
-fn grouped(number: f64) -> String {
-    let digits = format!("{number:.0}");
-    let groups = digits.as_bytes().rchunks(3).rev();
-    let groups = groups.map(|group| String::from_utf8_lossy(group));
-    groups.collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_time_is_read_off_busybox_time() {
-        let printed = "16+0 records out\nreal\t1m 2.25s\nuser\t0m 0.01s\n";
-        assert_eq!(seconds(printed), Some(62.25));
-        assert_eq!(seconds("real\t0m 0.00s"), Some(SHORTEST));
-        assert_eq!(seconds("dd: /dev/hwrng: No such device"), None);
     }
 
-    #[test]
-    fn digits_are_grouped() {
-        assert_eq!(grouped(12.0), "12");
-        assert_eq!(grouped(1_234_567.4), "1 234 567");
+    /// The output is `expected`.
+    fn expect(&mut self, title: &str, seen: &CommandOutput, expected: &str) {
+        let shown = if seen.status == 0 && seen.output.trim() == expected {
+            Ok(self.style.good(expected))
+        } else {
+            Err(format!("{title}: {expected}, instead {seen}"))
+        };
+        self.check(title, shown);
+    }
+
+    /// The output has all of `parts` in it, and is shown whole.
+    fn expect_parts(&mut self, title: &str, seen: &CommandOutput, parts: &[&str]) {
+        let missing = parts.iter().find(|part| !seen.output.contains(**part));
+        let shown = match missing {
+            None if seen.status == 0 => Ok(self.lines(seen.output.trim_end())),
+            None => Err(format!("{title}: instead {seen}")),
+            Some(part) => Err(format!("{title}: {part}, instead {seen}")),
+        };
+        self.check(title, shown);
+    }
+
+    /// Text as it came from the guest.
+    fn lines(&self, text: &str) -> String {
+        let lines = text.lines().map(|line| self.style.data(line));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    fn end(self) -> ExitCode {
+        for thing in &self.missing {
+            eprintln!("{} {thing}", style::stderr().bad("missing:"));
+        }
+        match self.missing.is_empty() {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        }
     }
 }

@@ -24,10 +24,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Boot a Linux guest with vhost-device-rng attached, and show what it sees
+    /// Boot a Linux guest with a daemon of each kind attached, and show what it sees
     ///
     /// Does the set-up first when it is missing (see `setup`), and builds the
-    /// daemon, unless VHOST_DEVICE_BIN_DIR names a directory to take it from.
+    /// daemons, unless VHOST_DEVICE_BIN_DIR names a directory to take them from.
     /// Ends by itself, with a status other than 0 when something that the
     /// guest should see was missing.
     Demo {
