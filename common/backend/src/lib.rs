@@ -14,6 +14,7 @@
 //! | `inbox` | whether a whole message has arrived, so that reading it cannot block |
 //! | `vring` | what the front-end said of one vring, and its queue while it runs |
 //! | `table` | the memory table: files of the front-end, mapped |
+//! | `spin` | looking for more requests before sleeping |
 //! | `sigbus` | a file that is truncated under its mapping ends one session, not the process |
 //! | `rate_limit` | a guest cannot flood the log |
 //! | `timer` | what a device waits for |
@@ -24,6 +25,7 @@ mod messages;
 mod rate_limit;
 mod session;
 mod sigbus;
+mod spin;
 mod table;
 mod timer;
 mod vring;
@@ -31,5 +33,6 @@ mod vring;
 pub use device::{Description, Device, QueueIndex, Refused, Resume};
 pub use rate_limit::RateLimit;
 pub use session::{End, Error, Logs, Options, Queues, serve};
+pub use spin::Cores;
 pub use table::{Limits, MAX_MEM_SLOTS};
 pub use timer::Timer;

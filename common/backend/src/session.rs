@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use vhost::vhost_user::BackendReqHandler;
@@ -19,6 +19,7 @@ use crate::device::{Device, QueueIndex, Refused, Resume};
 use crate::inbox::{self, Inbox};
 use crate::rate_limit::RateLimit;
 use crate::sigbus::Watch;
+use crate::spin::{Cores, Spin};
 use crate::table::{Limits, Table, TableError};
 use crate::vring::{Kick, RingFeatures, UserAddresses, Vring, VringError, never_blocking};
 
@@ -44,9 +45,10 @@ const POLL_PERIOD_MS: i32 = 1;
 pub struct Options {
     /// What the log calls the guest.
     pub name: String,
-    /// How long to look for more requests after the last before sleeping. Spins: it costs a
-    /// core for that long, and saves the driver a kick.
+    /// The longest look for more requests after the last, before sleeping; none when it is 0.
     pub poll: Duration,
+    /// The cores that the process's sessions share: none looks while another waits for one.
+    pub cores: Cores,
     /// How large the guest's memory may be.
     pub limits: Limits,
     /// What limits the log lines about the guest.
@@ -251,11 +253,7 @@ impl<D: Device> Loop<D> {
             if self.session().watch.was_hit() {
                 return Err(Error::MemoryLost);
             }
-            let count = match self.epoll.wait(timeout, &mut events) {
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-                Err(error) => return Err(system("wait for events")(error)),
-            };
+            let count = self.wait(timeout, &mut events)?;
             let happened = events.get(..count).unwrap_or_default();
             if self.dispatch(happened) == Some(End::Stopped) {
                 return Ok(End::Stopped);
@@ -266,6 +264,21 @@ impl<D: Device> Loop<D> {
                 return Ok(end);
             }
             self.session().run_queues();
+        }
+    }
+
+    fn wait(&self, timeout: i32, events: &mut [EpollEvent]) -> Result<usize, Error> {
+        if timeout != 0 {
+            self.session().spin.sleeps();
+        }
+        let result = self.epoll.wait(timeout, events);
+        if timeout != 0 {
+            self.session().spin.wakes();
+        }
+        match result {
+            Ok(count) => Ok(count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            Err(error) => Err(system("wait for events")(error)),
         }
     }
 
@@ -344,7 +357,7 @@ impl<D: Device> Loop<D> {
 pub(crate) struct Session<D> {
     device: D,
     name: String,
-    poll: Duration,
+    spin: Spin,
     epoll: Arc<Epoll>,
     /// What the device and the ring offer, and what was accepted of it.
     offered: u64,
@@ -374,7 +387,7 @@ impl<D: Device> Session<D> {
             vrings: (0..description.queues).map(|_| Vring::default()).collect(),
             device,
             name: options.name.clone(),
-            poll: options.poll,
+            spin: Spin::new(options.poll, options.cores.clone()),
             epoll,
             accepted: 0,
             told_features: false,
@@ -730,8 +743,8 @@ impl<D: Device> Session<D> {
     /// How long the thread may sleep, in milliseconds as for `epoll_wait`. Asks all drivers for
     /// kicks if it may.
     fn prepare_to_wait(&mut self) -> i32 {
-        if !self.has_work() && std::mem::take(&mut self.active) && !self.poll.is_zero() {
-            self.spin();
+        if !self.has_work() && std::mem::take(&mut self.active) {
+            self.look_for_more();
         }
         if self.has_work() {
             return 0;
@@ -758,18 +771,15 @@ impl<D: Device> Session<D> {
     }
 
     /// Looks at the rings for a while, in the hope of saving a sleep and a kick.
-    fn spin(&mut self) {
-        let end = Instant::now() + self.poll;
-        while Instant::now() < end {
-            for vring in &mut self.vrings {
+    fn look_for_more(&mut self) {
+        let vrings = &mut self.vrings;
+        self.spin.look(|| {
+            for vring in &mut *vrings {
                 let queue = vring.queue.as_mut();
                 vring.pending = queue.is_some_and(|queue| queue.look().unwrap_or(1) > 0);
             }
-            if self.has_work() {
-                return;
-            }
-            std::hint::spin_loop();
-        }
+            vrings.iter().any(|vring| vring.pending)
+        });
     }
 }
 

@@ -88,9 +88,11 @@ struct Common {
     #[arg(long, value_name = "LEVEL", value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
     log_level: Option<String>,
 
-    /// After a request, poll for the next one for this long before sleeping, in microseconds.
+    /// After a request, look for the next one for at most this long before sleeping, in
+    /// microseconds.
     ///
-    /// Answers come sooner and a core is kept busy.
+    /// Answers come sooner and a core is busy meanwhile. How long pays off is found out; a guest
+    /// that sends nothing costs nothing, and nobody looks while another guest has no core.
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
     #[arg(value_parser = clap::value_parser!(u64).range(0..=MAX_POLL_US))]
     poll_us: u64,

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
-use vhost_device_backend::{End, Limits, Logs, Options, RateLimit, serve};
+use vhost_device_backend::{Cores, End, Limits, Logs, Options, RateLimit, serve};
 
 use crate::notify::ServiceManager;
 use crate::signals::Signals;
@@ -49,6 +49,7 @@ pub(crate) struct Server<B> {
     stop: Arc<OwnedFd>,
     ended: Ended,
     poll: Duration,
+    cores: Cores,
     /// What each guest may have of the process.
     limits: Limits,
 }
@@ -156,6 +157,7 @@ impl<B: Backend> Server<B> {
             stop: Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?),
             ended,
             poll,
+            cores: Cores::default(),
             limits: Limits::fair(endpoints.len()),
         };
         for endpoint in endpoints {
@@ -177,6 +179,7 @@ impl<B: Backend> Server<B> {
             options: Options {
                 name: format!("guest {index}"),
                 poll: self.poll,
+                cores: self.cores.clone(),
                 limits: self.limits,
                 logs: Logs::default(),
             },
