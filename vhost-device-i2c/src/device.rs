@@ -466,6 +466,8 @@ fn write_failure(writer: &mut Writer<'_>) -> Option<()> {
 }
 
 impl Device for Adapter {
+    const WAITS: bool = true;
+
     fn describe(&self) -> Description {
         Description {
             device_id: DEVICE_ID,

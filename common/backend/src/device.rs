@@ -43,6 +43,10 @@ pub trait Resume {
 /// dropped when it leaves, so what must outlast a connection (open hardware, quotas) lives in
 /// what makes it.
 pub trait Device {
+    /// Whether a request may wait for hardware, say for a bus that is stuck. Then the session has
+    /// its turn after some milliseconds, and not only after a batch of requests.
+    const WAITS: bool = false;
+
     /// What the device is. The session asks once.
     fn describe(&self) -> Description;
 

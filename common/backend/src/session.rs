@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use vhost::vhost_user::BackendReqHandler;
@@ -29,6 +29,11 @@ const BATCH: u16 = 64;
 
 /// The most bytes of requests in a batch, for the same reason: a few of the longest.
 const BATCH_BYTES: usize = 256 * 1024;
+
+/// How long a batch of a device that waits for its hardware takes, but for its last request. A
+/// stuck bus costs its timeout for each request: 64 of those would keep a message waiting for
+/// minutes.
+const BATCH_TIME: Duration = Duration::from_millis(10);
 
 /// The most messages that are handled before the queues are looked at again.
 const MESSAGES: usize = 32;
@@ -708,6 +713,7 @@ impl<D: Device> Session<D> {
         };
         vring.in_error = false;
         let mut bytes = 0;
+        let start = D::WAITS.then(Instant::now);
         for _ in 0..available.min(BATCH) {
             match queue.pop(&self.memory) {
                 None => break,
@@ -720,7 +726,8 @@ impl<D: Device> Session<D> {
                     self.logs.bad_chains.warn(line);
                 }
             }
-            if bytes >= BATCH_BYTES {
+            let is_late = start.is_some_and(|start| start.elapsed() >= BATCH_TIME);
+            if bytes >= BATCH_BYTES || is_late {
                 break;
             }
         }

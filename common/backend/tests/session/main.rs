@@ -11,3 +11,4 @@ mod memory;
 mod messages;
 mod random;
 mod rings;
+mod slow;
