@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use crate::daemon::{Daemon, RunningDaemon};
 use crate::port::Port;
 use crate::process::{Log, Process};
+use crate::programs::Programs;
 use crate::qmp::Qmp;
 use crate::seen::{CommandOutput, Seen};
 use crate::setup::{self, Images};
@@ -35,6 +36,7 @@ const PORT: &str = "port.sock";
 pub struct Guest {
     daemons: Vec<Daemon>,
     devices: Vec<Device>,
+    programs: Programs,
     resets: bool,
     console_on_terminal: bool,
 }
@@ -57,6 +59,7 @@ impl Guest {
         Self {
             daemons: Vec::new(),
             devices: Vec::new(),
+            programs: Programs::default(),
             resets: false,
             console_on_terminal: false,
         }
@@ -78,6 +81,16 @@ impl Guest {
             socket: socket.to_owned(),
         });
         self
+    }
+
+    /// Puts a program of this machine into the guest, by the path that it has here, with the
+    /// libraries that it is linked to. What it is linked to must be for the guest's architecture.
+    ///
+    /// # Errors
+    /// When it is not there, or lacks a library.
+    pub fn program(mut self, path: &Path) -> Result<Self> {
+        self.programs.add(path)?;
+        Ok(self)
     }
 
     /// Makes the guest one that can be reset, where else a reset, as by a
@@ -125,7 +138,7 @@ impl Guest {
     fn start_qemu(&self, images: &Images, daemons: Vec<RunningDaemon>) -> Result<RunningGuest> {
         let directory = TempDir::new().context("cannot make a directory for the guest")?;
         let path = directory.path();
-        images.write_initramfs(&path.join(INITRAMFS))?;
+        images.write_initramfs(&path.join(INITRAMFS), &self.programs)?;
         let qmp_listener = UnixListener::bind(path.join(QMP))?;
         let port_listener = UnixListener::bind(path.join(PORT))?;
         let mut command = self.command_line(images, path)?;

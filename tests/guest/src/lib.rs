@@ -29,12 +29,15 @@ mod daemon;
 mod guest;
 mod port;
 mod process;
+mod programs;
 mod qmp;
 mod seen;
 pub mod setup;
+mod test_program;
 
 pub use arch::Arch;
 pub use daemon::{Daemon, RunningDaemon};
 pub use guest::{Guest, RunningGuest};
 pub use qmp::Qmp;
 pub use seen::{CommandOutput, Seen};
+pub use test_program::{TestProgram, TestResults};

@@ -3,6 +3,8 @@
 // Each test program uses its part.
 #![allow(dead_code)]
 
+pub mod buses;
+
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;

@@ -6,7 +6,6 @@
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys
-mount -t tmpfs tmp /tmp
 mount -t configfs config /sys/kernel/config
 mount -t debugfs debug /sys/kernel/debug
 exec </dev/console >/dev/console 2>&1

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::arch::Arch;
+use crate::programs::Programs;
 use apt::Apt;
 use cache::Cache;
 pub use crates::install_crate;
@@ -44,9 +45,9 @@ pub struct Images {
 }
 
 impl Images {
-    /// Writes the guest's root file system, an initramfs.
-    pub(crate) fn write_initramfs(&self, to: &Path) -> Result<()> {
-        initramfs::write(to, self)
+    /// Writes the guest's root file system, an initramfs with these programs.
+    pub(crate) fn write_initramfs(&self, to: &Path, programs: &Programs) -> Result<()> {
+        initramfs::write(to, self, programs)
             .with_context(|| format!("cannot make the guest's initramfs {}", to.display()))
     }
 }
