@@ -4,19 +4,52 @@
 //! what runs it decides on the version, and another one is another program.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, ensure};
 
+use super::apt::{Apt, Pin};
 use super::cache::{Cache, LockedCache};
 use super::progress::Progress;
 
 /// The program `name` of the crate of this name, at exactly this version,
 /// installed unless it is in the cache.
 pub fn install_crate(name: &str, version: &str, progress: &Progress) -> Result<PathBuf> {
-    let program = Program { name, version };
+    let program = Program {
+        name,
+        version,
+        build: &Build::default(),
+    };
     program.find_or_install(Cache::open()?, &cargo, progress)
+}
+
+/// The same for a crate that is built with more than cargo's defaults.
+pub fn install_crate_with(
+    name: &str,
+    version: &str,
+    build: &Build,
+    progress: &Progress,
+) -> Result<PathBuf> {
+    let program = Program {
+        name,
+        version,
+        build,
+    };
+    program.find_or_install(Cache::open()?, &cargo, progress)
+}
+
+/// How a program is built that needs more than cargo.
+#[derive(Debug, Default)]
+pub struct Build {
+    /// Debian packages that the build needs, and their series of versions. They are unpacked into
+    /// a directory for the build, and not installed.
+    pub packages: &'static [(&'static str, &'static str)],
+    /// More options of `cargo install`.
+    pub options: &'static [&'static str],
+    /// Variables of its environment. `{root}` stands for the directory with the packages.
+    pub environment: &'static [(&'static str, &'static str)],
 }
 
 /// The cargo that runs this, or else the first in the path.
@@ -27,6 +60,7 @@ fn cargo() -> Command {
 struct Program<'a> {
     name: &'a str,
     version: &'a str,
+    build: &'a Build,
 }
 
 impl Program<'_> {
@@ -58,15 +92,22 @@ impl Program<'_> {
         cargo: &dyn Fn() -> Command,
         progress: &Progress,
     ) -> Result<PathBuf> {
-        let Self { name, version } = self;
+        let Self {
+            name,
+            version,
+            build,
+        } = self;
         let work = cache.temporary()?;
+        let root = work.path().join("root");
+        unpack(build.packages, &root, cache, progress)?;
         let made = work.path().join("made");
         let install = |how: &str, options: &[&str]| {
             let title = format!("Installing {name} {version} of crates.io{how}");
             progress.step(&title, |step| {
                 let mut command = cargo();
                 command.args(["install", name, "--version", version]);
-                command.args(options);
+                command.args(build.options).args(options);
+                command.envs(variables(build.environment, &root));
                 // Neither our configuration nor our target directory: what is
                 // built is none of this workspace, and goes with the rest of
                 // the work when this is interrupted.
@@ -90,7 +131,7 @@ impl Program<'_> {
         Ok(self.program_in(&path))
     }
 
-    /// Where it is in the cache.
+    /// Where it is in the cache. A program is built in one way only.
     fn directory(&self) -> PathBuf {
         Path::new("programs").join(format!("{}-{}", self.name, self.version))
     }
@@ -99,6 +140,36 @@ impl Program<'_> {
     fn program_in(&self, root: &Path) -> PathBuf {
         root.join("bin").join(self.name)
     }
+}
+
+/// Unpacks packages into the directory `root`.
+fn unpack(
+    packages: &[(&'static str, &'static str)],
+    root: &Path,
+    cache: &LockedCache,
+    progress: &Progress,
+) -> Result<()> {
+    let apt = Apt::new(cache, progress);
+    for &(package, version) in packages {
+        let debs = cache.temporary()?;
+        let deb = apt.download(&Pin { package, version }, debs.path())?;
+        progress.step(&format!("Unpacking {package} {}", deb.version), |step| {
+            let mut command = Command::new("dpkg");
+            command.arg("-x").arg(&deb.path).arg(root);
+            step.command(&mut command, &debs.path().join("log"))
+        })?;
+    }
+    Ok(())
+}
+
+fn variables<'a>(
+    environment: &'a [(&'a str, &'a str)],
+    root: &Path,
+) -> impl Iterator<Item = (&'a str, OsString)> {
+    let root = root.display().to_string();
+    environment
+        .iter()
+        .map(move |(name, value)| (*name, value.replace("{root}", &root).into()))
 }
 
 #[cfg(test)]
@@ -113,6 +184,11 @@ mod tests {
     const PROGRAM: Program<'static> = Program {
         name: "tool",
         version: "1.2.3",
+        build: &Build {
+            packages: &[],
+            options: &["--target", "here"],
+            environment: &[("LIBRARY", "{root}/lib")],
+        },
     };
 
     /// Finds or installs with a shell script for cargo, which has the crate in
@@ -143,7 +219,7 @@ mod tests {
     #[test]
     fn a_program_is_installed_once() {
         let (cache, calls) = (TempDir::new().unwrap(), Cell::new(0));
-        let script = format!("test \"$5\" = --locked; {MAKES_IT}");
+        let script = format!("test \"$7\" = --locked; {MAKES_IT}");
         let path = run(&cache, &script, &calls).unwrap();
         let expected = cache.path().join("programs/tool-1.2.3/bin/tool");
         assert_eq!(path, expected);
@@ -156,9 +232,19 @@ mod tests {
     #[test]
     fn the_second_try_is_without_the_lock_file() {
         let (cache, calls) = (TempDir::new().unwrap(), Cell::new(0));
-        let script = format!("test \"$5\" != --locked; {MAKES_IT}");
+        let script = format!("test \"$7\" != --locked; {MAKES_IT}");
         run(&cache, &script, &calls).unwrap();
         assert_eq!(calls.get(), 2);
+    }
+
+    #[test]
+    fn what_the_build_needs_is_given_to_it() {
+        let (cache, calls) = (TempDir::new().unwrap(), Cell::new(0));
+        let script = format!(
+            "test \"$5 $6\" = '--target here'; echo \"$LIBRARY\" | grep '^/.*/root/lib$'; {MAKES_IT}"
+        );
+        run(&cache, &script, &calls).unwrap();
+        assert_eq!(calls.get(), 1);
     }
 
     #[test]

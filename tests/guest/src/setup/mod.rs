@@ -29,7 +29,7 @@ use crate::arch::Arch;
 use crate::programs::Programs;
 use apt::Apt;
 use cache::Cache;
-pub use crates::install_crate;
+pub use crates::{Build, install_crate, install_crate_with};
 pub use progress::Progress;
 
 /// What a guest is booted from.
