@@ -24,6 +24,11 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
 
 /// Where cargo puts what it builds for release.
 pub(crate) fn release_dir() -> Result<PathBuf> {
+    Ok(target_dir()?.join("release"))
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_dir() -> Result<PathBuf> {
     let output = command(["metadata", "--no-deps", "--format-version", "1"])
         .stderr(Stdio::inherit())
         .output()
@@ -32,7 +37,7 @@ pub(crate) fn release_dir() -> Result<PathBuf> {
         serde_json::from_slice(&output.stdout).context("cannot read cargo's metadata")?;
     let target = metadata["target_directory"].as_str();
     let target = target.context("cargo's metadata has no target directory")?;
-    Ok(Path::new(target).join("release"))
+    Ok(target.into())
 }
 
 /// The workspace's root.

@@ -4,6 +4,7 @@ mod cargo;
 mod demo;
 #[cfg(test)]
 mod docs;
+mod fuzz;
 mod steps;
 mod style;
 
@@ -39,10 +40,10 @@ enum Command {
     ///
     /// The last line counts the tests: "N passed, N failed". A step that fails
     /// without a test that does counts as one failed. Does the guests' set-up
-    /// when it is missing (see `setup`), and installs cargo-deny into the same
-    /// cache.
+    /// when it is missing (see `setup`), and installs cargo-deny and cargo-fuzz
+    /// into the same cache.
     Test {
-        /// Leave out what needs guests, their set-up, and cargo-deny
+        /// Leave out what needs guests, their set-up, cargo-deny and cargo-fuzz
         #[arg(long)]
         quick: bool,
     },
@@ -51,6 +52,18 @@ enum Command {
         /// What is passed on to vhost-device-bench; try --help behind a --
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
+    },
+    /// Look for inputs that make the queue fail, with cargo-fuzz and AddressSanitizer
+    ///
+    /// Needs a nightly compiler; installs cargo-fuzz into the cache. Goes on
+    /// until something is found, or for --runs inputs. What it learns stays in
+    /// tests/fuzz/corpus.
+    Fuzz {
+        /// The target, of those in tests/fuzz/fuzz_targets; else all in turn
+        target: Option<String>,
+        /// Try so many inputs for each target
+        #[arg(long)]
+        runs: Option<u64>,
     },
     /// Get and build what guests need, as the demo and the tests do before
     ///
@@ -79,6 +92,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo { keep } => demo::run(keep),
         Command::Test { quick } => Ok(steps::run(quick)),
         Command::Bench { args } => bench(args),
+        Command::Fuzz { target, runs } => {
+            fuzz::run(target.as_deref(), runs)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Setup => {
             let images = setup::run(&Progress::new())?;
             println!("Guests can be booted: {}", images.kernel.display());

@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use vhost_device_guest::setup::{self, Progress};
 
-use crate::{cargo, demo, style};
+use crate::{cargo, demo, fuzz, style};
 
 /// The version of cargo-deny that checks what is depended on.
 const CARGO_DENY: &str = "0.20.2";
+
+/// How many inputs each fuzz target gets: some tens of seconds.
+const FUZZ_RUNS: u64 = 200_000;
 
 /// A check that can fail.
 struct Step {
@@ -31,6 +34,8 @@ enum Action {
     Tests(&'static [&'static str]),
     /// Checks licences and sources of what is depended on.
     Dependencies,
+    /// Runs each fuzz target for a while.
+    Fuzz,
     /// Gets and builds what guests need.
     SetUp,
     /// Runs the demo.
@@ -43,6 +48,11 @@ const STEPS: &[Step] = &[
         title: "format",
         slow: false,
         action: Action::Cargo(&["fmt", "--all", "--check"]),
+    },
+    Step {
+        title: "format of the fuzz targets",
+        slow: false,
+        action: Action::Cargo(&["fmt", "--manifest-path", "tests/fuzz/Cargo.toml", "--check"]),
     },
     Step {
         title: "lints",
@@ -75,6 +85,11 @@ const STEPS: &[Step] = &[
         title: "dependencies",
         slow: true,
         action: Action::Dependencies,
+    },
+    Step {
+        title: "fuzz targets",
+        slow: true,
+        action: Action::Fuzz,
     },
     Step {
         title: "set-up for guests",
@@ -160,6 +175,7 @@ impl Action {
             Self::Doc => document(),
             Self::Tests(args) => test(args, counts),
             Self::Dependencies => deny(),
+            Self::Fuzz => fuzz::run(None, Some(FUZZ_RUNS)),
             Self::SetUp => setup::run(&Progress::new()).map(drop),
             Self::Demo => {
                 let status = demo::run(false)?;

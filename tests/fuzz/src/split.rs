@@ -1,0 +1,447 @@
+//! Split rings (VIRTIO 1.4 §2.7).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::sync::Arc;
+
+use arbitrary::Arbitrary;
+use vhost_device_driver::memory::Region;
+use vhost_device_driver::{Buffer, Layout, SplitRing};
+use vhost_device_queue::{Addresses, Config, GuestMemory, Kept, Queue, Request, memory};
+
+/// Where the ring is, and the first region of memory.
+const RING: u64 = 0x10_0000;
+/// As much as the largest ring takes, rounded up: the buffers are in a region of their own.
+const RING_ROOM: u64 = 0x4000;
+/// Where buffers and indirect tables are, one slot for each request.
+const DATA: u64 = 0x20_0000;
+const SLOTS: u64 = 64;
+const SLOT: u64 = 0x1000;
+/// In a slot: the table, and behind it the buffers.
+const BUFFERS: u64 = 0x400;
+
+/// The largest ring, as a power of two.
+const MAX_ORDER: u8 = 8;
+const MAX_BUFFERS: usize = 20;
+const MAX_LEN: u16 = 128;
+
+/// What the device writes, and what is where it does not.
+const ANSWER: u8 = 0x5a;
+const UNTOUCHED: u8 = 0xee;
+
+/// A ring, and what happens to it.
+#[derive(Arbitrary, Debug)]
+pub struct Input {
+    order: u8,
+    base: u16,
+    event_idx: bool,
+    indirect: bool,
+    steps: Vec<Step>,
+}
+
+/// What the driver or the device does.
+#[derive(Arbitrary, Debug)]
+enum Step {
+    /// The driver adds a request.
+    Add {
+        readable: Vec<u8>,
+        writable: Vec<u8>,
+        kind: Kind,
+    },
+    /// The driver shows what it has added.
+    Publish,
+    /// The device answers what it sees, each request in this way, from the first again behind the
+    /// last.
+    Serve(Vec<Answer>),
+    /// The device answers one that it keeps.
+    Resume {
+        which: u8,
+        answer: Answer,
+    },
+    /// The driver takes the answers.
+    Collect,
+    /// The device would sleep; the driver may be called, or not.
+    Arm,
+    Disarm,
+    Calls(bool),
+    /// The queue stops, and another goes on from its base.
+    Restart,
+    /// The driver writes where it should not.
+    Corrupt {
+        area: Area,
+        offset: u16,
+        value: u8,
+    },
+    /// The driver moves its index.
+    Jump(u16),
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Kind {
+    Direct,
+    Indirect,
+    Mixed,
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Answer {
+    Write(u8),
+    Keep,
+    Drop,
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Area {
+    Descriptors,
+    Available,
+    Used,
+    Table(u8),
+}
+
+/// A request that the driver waits for.
+struct Asked {
+    /// What the device is to read.
+    sent: Vec<u8>,
+    room: usize,
+    /// What the device did last.
+    answer: Option<Answer>,
+    buffers: Vec<Buffer>,
+}
+
+struct World {
+    guest: vhost_device_driver::GuestMemory,
+    ring: SplitRing,
+    memory: GuestMemory,
+    config: Config,
+    queue: Queue,
+    /// With its position.
+    kept: VecDeque<(Kept, usize)>,
+    /// By slot.
+    asked: BTreeMap<u64, Asked>,
+    /// The slot of each request that was added, by its position.
+    order: Vec<u64>,
+    /// The position of the request that the device sees next.
+    next: usize,
+    heads: BTreeMap<u16, u64>,
+    corrupt: bool,
+}
+
+/// Does what the input says.
+///
+/// # Panics
+/// When the queue does what it must not.
+pub fn run(input: &Input) {
+    let mut world = World::new(input);
+    for step in &input.steps {
+        world.step(step);
+    }
+    if !world.corrupt {
+        world.finish();
+    }
+    world.expect_service();
+}
+
+impl World {
+    fn new(input: &Input) -> Self {
+        let size = 1 << (input.order % (MAX_ORDER + 1));
+        let regions = [(RING, RING_ROOM), (DATA, SLOTS * SLOT)];
+        let guest = vhost_device_driver::GuestMemory::new(&regions);
+        let layout = Layout::packed_at(RING, size);
+        let mut ring = SplitRing::new(&guest, layout, size, input.event_idx);
+        ring.reset(input.base);
+        let memory = GuestMemory::new(guest.regions().iter().map(|r| map(r)).collect());
+        let memory = memory.expect("regions apart");
+        let config = Config {
+            size,
+            addresses: Addresses {
+                descriptor: layout.desc,
+                available: layout.avail,
+                used: layout.used,
+            },
+            base: input.base,
+            event_idx: input.event_idx,
+            indirect: input.indirect,
+        };
+        let queue = Queue::new(&memory, &config).expect("a sound ring");
+        Self {
+            guest,
+            ring,
+            memory,
+            config,
+            queue,
+            kept: VecDeque::new(),
+            asked: BTreeMap::new(),
+            order: Vec::new(),
+            next: 0,
+            heads: BTreeMap::new(),
+            corrupt: false,
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Add {
+                readable,
+                writable,
+                kind,
+            } => self.add(readable, writable, *kind),
+            Step::Publish => self.ring.publish(),
+            Step::Serve(answers) => self.serve(answers),
+            Step::Resume { which, answer } => self.resume(*which, *answer),
+            Step::Collect => self.collect(),
+            Step::Arm => {
+                self.queue.arm();
+            }
+            Step::Disarm => self.queue.disarm(),
+            Step::Calls(true) => {
+                let _ = self.ring.arm_calls();
+            }
+            Step::Calls(false) => self.ring.disarm_calls(),
+            Step::Restart => self.restart(),
+            Step::Corrupt {
+                area,
+                offset,
+                value,
+            } => self.corrupt(*area, *offset, *value),
+            Step::Jump(index) => {
+                self.corrupt = true;
+                self.ring.set_avail_idx(*index);
+            }
+        }
+    }
+
+    fn add(&mut self, readable: &[u8], writable: &[u8], kind: Kind) {
+        let Some(slot) = (0..SLOTS).find(|slot| !self.asked.contains_key(slot)) else {
+            return;
+        };
+        let start = DATA + slot * SLOT;
+        let mut at = start + BUFFERS;
+        let mut sent = Vec::new();
+        let mut room = 0;
+        let mut buffers = Vec::new();
+        for &len in readable.iter().take(MAX_BUFFERS) {
+            let len = u16::from(len) % MAX_LEN;
+            let bytes: Vec<u8> = (0..len).map(|n| (n as u8) ^ (slot as u8)).collect();
+            self.guest.write(at, &bytes);
+            sent.extend(bytes);
+            buffers.push(Buffer::readable(at, len.into()));
+            at += u64::from(len);
+        }
+        for &len in writable.iter().take(MAX_BUFFERS - buffers.len()) {
+            let len = u16::from(len) % MAX_LEN;
+            self.guest.write(at, &vec![UNTOUCHED; len.into()]);
+            room += usize::from(len);
+            buffers.push(Buffer::writable(at, len.into()));
+            at += u64::from(len);
+        }
+        if buffers.is_empty() {
+            return;
+        }
+        let kind = if self.config.indirect {
+            kind
+        } else {
+            Kind::Direct
+        };
+        let added = match kind {
+            Kind::Direct => self.ring.add(&buffers),
+            Kind::Indirect => self.ring.add_indirect(start, &buffers),
+            Kind::Mixed => {
+                let (direct, table) = buffers.split_at(buffers.len() / 2);
+                self.ring.add_mixed(direct, start, table)
+            }
+        };
+        let Ok(head) = added else {
+            return;
+        };
+        self.heads.insert(head, slot);
+        self.order.push(slot);
+        let asked = Asked {
+            sent,
+            room,
+            answer: None,
+            buffers,
+        };
+        self.asked.insert(slot, asked);
+    }
+
+    fn serve(&mut self, answers: &[Answer]) {
+        let looked = self.queue.look();
+        assert!(looked.is_ok() || self.corrupt, "{looked:?}");
+        let mut answers = answers.iter().cycle();
+        while let Some(popped) = self.queue.pop(&self.memory) {
+            let position = self.next;
+            self.next += 1;
+            match popped {
+                Err(why) => assert!(self.corrupt, "{why}"),
+                Ok(request) => {
+                    let answer = *answers.next().unwrap_or(&Answer::Drop);
+                    let asked = self.order.get(position);
+                    let asked = asked.and_then(|slot| self.asked.get_mut(slot));
+                    let asked = asked.filter(|_| !self.corrupt);
+                    assert!(asked.is_some() || self.corrupt, "nobody has asked this");
+                    let kept = handle(request, answer, asked);
+                    self.kept.extend(kept.map(|kept| (kept, position)));
+                }
+            }
+        }
+        self.queue.publish();
+    }
+
+    fn resume(&mut self, which: u8, answer: Answer) {
+        if self.kept.is_empty() {
+            return;
+        }
+        let index = usize::from(which) % self.kept.len();
+        let Some((kept, position)) = self.kept.remove(index) else {
+            return;
+        };
+        match self.queue.resume(&self.memory, kept) {
+            None => assert!(self.corrupt, "a kept request is there still"),
+            Some(request) => {
+                let slot = self.order.get(position);
+                let asked = slot.and_then(|slot| self.asked.get_mut(slot));
+                let kept = handle(request, answer, asked.filter(|_| !self.corrupt));
+                self.kept.extend(kept.map(|kept| (kept, position)));
+            }
+        }
+        self.queue.publish();
+    }
+
+    /// Takes the answers, and checks them as long as nothing was corrupted.
+    fn collect(&mut self) {
+        if self.corrupt {
+            return;
+        }
+        while let Some(used) = self.ring.pop_used() {
+            let slot = self.heads.remove(&used.head).expect("a head that is out");
+            let asked = self.asked.remove(&slot).expect("a slot that is in use");
+            let len = used.len as usize;
+            let expected = match asked.answer.expect("the device saw it") {
+                Answer::Write(count) => usize::from(count).min(asked.room),
+                Answer::Keep | Answer::Drop => 0,
+            };
+            assert_eq!(len, expected);
+            let mut written = Vec::new();
+            for buffer in asked.buffers.iter().filter(|buffer| buffer.writable) {
+                written.extend(self.guest.read_vec(buffer.addr, buffer.len as usize));
+            }
+            let (answer, rest) = written.split_at(len);
+            assert!(answer.iter().all(|byte| *byte == ANSWER));
+            assert!(
+                rest.iter().all(|byte| *byte == UNTOUCHED),
+                "beyond the length"
+            );
+        }
+    }
+
+    fn restart(&mut self) {
+        let placeholder = self.another(self.config.base);
+        let stopped = std::mem::replace(&mut self.queue, placeholder).stop();
+        // The newest are seen again; those that were kept before them go back with length 0.
+        let position = self.config.base.wrapping_add(self.next as u16);
+        let again = usize::from(position.wrapping_sub(stopped.base));
+        assert!(again <= self.kept.len() || self.corrupt);
+        self.next -= again.min(self.next);
+        for (kept, position) in self.kept.drain(..) {
+            drop(kept);
+            let slot = self.order.get(position).filter(|_| position < self.next);
+            if let Some(asked) = slot.and_then(|slot| self.asked.get_mut(slot)) {
+                asked.answer = Some(Answer::Drop);
+            }
+        }
+        self.queue = self.another(stopped.base);
+    }
+
+    fn another(&self, base: u16) -> Queue {
+        let config = Config {
+            base,
+            ..self.config
+        };
+        Queue::new(&self.memory, &config).expect("the ring has not moved")
+    }
+
+    fn corrupt(&mut self, area: Area, offset: u16, value: u8) {
+        let (start, len) = match area {
+            Area::Descriptors => (
+                self.config.addresses.descriptor,
+                Layout::desc_bytes(self.config.size),
+            ),
+            Area::Available => (
+                self.config.addresses.available,
+                Layout::avail_bytes(self.config.size),
+            ),
+            Area::Used => (
+                self.config.addresses.used,
+                Layout::used_bytes(self.config.size),
+            ),
+            Area::Table(slot) => (DATA + u64::from(slot) % SLOTS * SLOT, BUFFERS as usize),
+        };
+        self.corrupt = true;
+        let at = start + u64::from(offset) % len as u64;
+        self.guest.write(at, &[value]);
+    }
+
+    /// Everything that was asked is answered once.
+    fn finish(&mut self) {
+        self.ring.publish();
+        while !self.asked.is_empty() {
+            let before = self.asked.len();
+            self.serve(&[Answer::Write(1)]);
+            while !self.kept.is_empty() {
+                self.resume(0, Answer::Drop);
+            }
+            self.collect();
+            assert!(self.asked.len() < before, "nobody answers any more");
+        }
+    }
+
+    /// A driver that begins anew is served as if nothing had been.
+    fn expect_service(&mut self) {
+        self.kept.clear();
+        self.ring.reset(0);
+        self.queue = self.another(0);
+        let buffer = Buffer::writable(DATA, 4);
+        let head = self.ring.add(&[buffer]).expect("an empty ring");
+        self.ring.publish();
+        assert_eq!(self.queue.look(), Ok(1));
+        let request = self.queue.pop(&self.memory).expect("what was added");
+        let mut request = request.expect("a good chain");
+        request.writer().write_all(b"good").expect("four bytes");
+        request.complete();
+        self.queue.publish();
+        let used = self.ring.pop_used().expect("an answer");
+        assert_eq!((used.head, used.len), (head, 4));
+        assert_eq!(self.guest.read_vec(DATA, 4), b"good");
+    }
+}
+
+/// Answers a request. `asked` is what the driver made of it, as long as that can be known.
+fn handle(mut request: Request<'_>, answer: Answer, asked: Option<&mut Asked>) -> Option<Kept> {
+    let (reader, writer) = request.split();
+    let room = writer.remaining();
+    // A corrupt chain may have gigabytes of the same buffer.
+    let mut sent = vec![0; reader.remaining().min(4096)];
+    reader.read_exact(&mut sent).expect("as many as there are");
+    if let Some(asked) = asked {
+        assert_eq!(sent, asked.sent);
+        assert_eq!(room, asked.room);
+        asked.answer = Some(answer);
+    }
+    match answer {
+        Answer::Keep => return Some(request.keep()),
+        Answer::Drop => {}
+        Answer::Write(count) => {
+            let answer = vec![ANSWER; usize::from(count).min(room)];
+            writer.write_all(&answer).expect("as many as fit");
+            request.complete();
+        }
+    }
+    None
+}
+
+fn map(region: &Region) -> memory::Region {
+    let file = File::from(region.fd().try_clone_to_owned().expect("a descriptor"));
+    let size = region.size() as usize;
+    let mapping = memory::Mapping::new(&file, region.mmap_offset(), size).expect("a mapping");
+    memory::Region::new(region.guest_addr(), Arc::new(mapping), 0, region.size()).expect("a region")
+}
