@@ -49,3 +49,11 @@ fn i2c_on_adapters_of_the_kernel() -> Result<()> {
     host.run_tests(&kernel_tests, &buses)?.all_passed();
     host.power_off()
 }
+
+#[test]
+fn gpio_chips_of_the_kernel_are_made_and_driven() -> Result<()> {
+    let tests = TestProgram::build("vhost-device-rig", "gpio_sim")?;
+    let mut host = Guest::new().test_program(&tests)?.boot()?;
+    host.run_tests(&tests, &[])?.all_passed();
+    host.power_off()
+}

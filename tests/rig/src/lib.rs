@@ -4,11 +4,14 @@
 //! |---|---|
 //! | [`ring`] | a device's queue and its driver on the same memory: no socket, no session |
 //! | [`program`] | a daemon as a process of its own |
+//! | [`gpio_sim`] | GPIO chips of the kernel without hardware, in the host guest |
 //!
 //! Everything panics where a test has to fail.
 
+pub mod gpio_sim;
 pub mod program;
 pub mod ring;
 
+pub use gpio_sim::GpioSim;
 pub use program::{Daemon, Program, entries, wait_for_exit, wait_until};
 pub use ring::{Back, Rig};
