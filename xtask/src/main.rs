@@ -47,7 +47,7 @@ enum Command {
         #[arg(long)]
         quick: bool,
     },
-    /// Run the benchmarks, built for release
+    /// Run the benchmarks, built for release: rng, or the device that is named
     Bench {
         /// What is passed on to vhost-device-bench; try --help behind a --
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

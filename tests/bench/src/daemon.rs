@@ -23,8 +23,8 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a daemon for so many guests. What it logs is thrown away.
-    pub(crate) fn start(side: &Side, guests: usize) -> Result<Self> {
+    /// Starts a daemon for so many guests, with more arguments. What it logs is thrown away.
+    pub(crate) fn start(side: &Side, guests: usize, arguments: &[&str]) -> Result<Self> {
         let directory = TempDir::new().context("cannot make a directory for the sockets")?;
         let path = directory.path().join("s");
         let mut command = Command::new(&side.program);
@@ -33,6 +33,7 @@ impl Daemon {
             .arg(&path)
             .arg("--socket-count")
             .arg(guests.to_string())
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());

@@ -14,7 +14,10 @@ use vhost_device_driver::protocol::{VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, 
 use vhost_device_driver::{Buffer, Driver, Options, Queue};
 
 /// Descriptors in the ring.
-const QUEUE_SIZE: u16 = 256;
+pub(crate) const QUEUE_SIZE: u16 = 256;
+
+/// The most answers that are timed in a run.
+const MAX_TIMES: usize = 100_000;
 
 /// Guest memory besides the buffers: the ring.
 const OVERHEAD: u64 = 64 << 10;
@@ -25,13 +28,59 @@ const GUEST_ADDR: u64 = 0x4000_0000;
 /// How long a daemon may leave the driver without an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Shape {
-    /// Bytes of a request.
-    pub(crate) size: u32,
-    /// Requests that are outstanding.
-    pub(crate) depth: u16,
+/// What a guest keeps asking for.
+#[derive(Debug)]
+pub(crate) struct Job {
+    slots: Vec<Slot>,
+    /// Whether each answer is timed.
+    timed: bool,
+}
+
+/// A request, or several that belong together: made available at once, and answered when the last
+/// one is. It is asked for again with the same buffers.
+#[derive(Clone, Debug)]
+pub(crate) struct Slot {
+    /// The buffers of each request.
+    requests: Vec<Vec<Buffer>>,
+    /// Bytes in guest memory that a good answer makes so.
+    good: Vec<(u64, u8)>,
+    /// How many requests are not answered.
+    left: usize,
+    asked: Instant,
+}
+
+impl Slot {
+    /// Requests, each with its buffers.
+    pub(crate) fn new(requests: Vec<Vec<Buffer>>) -> Self {
+        Self {
+            requests,
+            good: Vec::new(),
+            left: 0,
+            asked: Instant::now(),
+        }
+    }
+
+    /// An answer that does not leave these bytes in guest memory has failed.
+    pub(crate) fn expect(mut self, bytes: Vec<(u64, u8)>) -> Self {
+        self.good = bytes;
+        self
+    }
+}
+
+impl Job {
+    /// All of these are outstanding.
+    pub(crate) fn new(slots: Vec<Slot>) -> Self {
+        Self {
+            slots,
+            timed: false,
+        }
+    }
+
+    /// Takes the time of each answer.
+    pub(crate) fn timed(mut self) -> Self {
+        self.timed = true;
+        self
+    }
 }
 
 /// How the driver waits for answers.
@@ -44,32 +93,34 @@ pub(crate) enum Waiting {
 }
 
 /// What was done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Done {
-    /// Requests that were answered.
+    /// Slots that were answered.
     pub(crate) requests: u64,
+    /// Those of them whose answer was not good.
+    pub(crate) failed: u64,
     /// Bytes that the device says it wrote.
     pub(crate) bytes: u64,
     /// From the first request to the last answer.
     pub(crate) time: Duration,
+    /// How long each answer took, of the first ones, when the job is timed.
+    pub(crate) times: Vec<Duration>,
 }
 
-/// A guest with an entropy device.
+/// A guest with a device of one queue.
 #[derive(Debug)]
 pub(crate) struct Guest {
     driver: Driver,
     /// Where the buffers are.
     data: u64,
-    /// Bytes that there are for buffers.
-    room: u64,
-    /// For the head of each outstanding request, which of the buffers it has.
-    buffers: Box<[u16]>,
+    /// For the head of each outstanding request, which slot it is of.
+    owners: Box<[usize]>,
 }
 
 impl Guest {
-    /// Brings a device up, with room for so many bytes of outstanding requests.
-    pub(crate) fn start(stream: UnixStream, room: u64) -> Result<Self> {
-        let wanted = bits(&[VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC]);
+    /// Brings a device up, with room for so many bytes of requests, and these features of its own.
+    pub(crate) fn start(stream: UnixStream, room: u64, features: u64) -> Result<Self> {
+        let wanted = features | bits(&[VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC]);
         let options = Options::new(&[QUEUE_SIZE])
             .require_features(wanted)
             .regions(&[RegionSpec::new(GUEST_ADDR, room + OVERHEAD)]);
@@ -79,39 +130,58 @@ impl Guest {
         Ok(Self {
             data: driver.alloc(room),
             driver,
-            room,
-            buffers: vec![0; QUEUE_SIZE.into()].into(),
+            owners: vec![0; QUEUE_SIZE.into()].into(),
         })
     }
 
-    /// Keeps requests outstanding for this long, then waits for the last.
-    pub(crate) fn run(&mut self, shape: Shape, time: Duration, waiting: Waiting) -> Result<Done> {
-        let needed = u64::from(shape.size) * u64::from(shape.depth);
-        ensure!(
-            needed <= self.room && shape.depth <= QUEUE_SIZE,
-            "{shape:?} is too much for this guest"
-        );
+    /// Where its room for requests begins.
+    pub(crate) fn data(&self) -> u64 {
+        self.data
+    }
+
+    /// Writes to guest memory.
+    pub(crate) fn write(&self, address: u64, bytes: &[u8]) {
+        self.driver.memory.write(address, bytes);
+    }
+
+    /// Keeps the job's slots outstanding for this long, then waits for the last.
+    pub(crate) fn run(&mut self, job: &mut Job, time: Duration, waiting: Waiting) -> Result<Done> {
+        let mut done = Done::default();
+        if job.timed {
+            done.times.reserve_exact(MAX_TIMES);
+        }
         let start = Instant::now();
         let end = start + time;
-        let mut done = Done::default();
-        let mut outstanding = shape.depth;
-        for buffer in 0..shape.depth {
-            self.ask(shape, buffer)?;
+        let mut outstanding = job.slots.len();
+        for (number, slot) in job.slots.iter_mut().enumerate() {
+            self.ask(number, slot, start)?;
         }
         self.publish();
         while outstanding > 0 {
-            let again = Instant::now() < end;
-            let before = done.requests;
+            let now = Instant::now();
+            let again = now < end;
+            let mut answered = false;
             while let Some(used) = self.queue().ring.pop_used() {
-                done.requests += 1;
+                answered = true;
                 done.bytes += u64::from(used.len);
+                let number = self.owners[usize::from(used.head)];
+                let slot = &mut job.slots[number];
+                slot.left -= 1;
+                if slot.left > 0 {
+                    continue;
+                }
+                done.requests += 1;
+                done.failed += u64::from(!self.is_good(slot));
+                if done.times.len() < done.times.capacity() {
+                    done.times.push(slot.asked.elapsed());
+                }
                 if again {
-                    self.ask(shape, self.buffers[usize::from(used.head)])?;
+                    self.ask(number, slot, now)?;
                 } else {
                     outstanding -= 1;
                 }
             }
-            if done.requests == before {
+            if !answered {
                 self.wait(waiting)?;
             } else if again {
                 self.publish();
@@ -121,16 +191,28 @@ impl Guest {
         Ok(done)
     }
 
-    /// Adds a request with this buffer.
+    /// Adds a slot's requests.
     #[inline]
-    fn ask(&mut self, shape: Shape, buffer: u16) -> Result<()> {
-        let address = self.data + u64::from(buffer) * u64::from(shape.size);
-        let head = self
-            .queue()
-            .ring
-            .add(&[Buffer::writable(address, shape.size)])?;
-        self.buffers[usize::from(head)] = buffer;
+    fn ask(&mut self, number: usize, slot: &mut Slot, now: Instant) -> Result<()> {
+        for &(address, byte) in &slot.good {
+            self.driver.memory.write(address, &[!byte]);
+        }
+        for buffers in &slot.requests {
+            let head = self.queue().ring.add(buffers)?;
+            self.owners[usize::from(head)] = number;
+        }
+        slot.left = slot.requests.len();
+        slot.asked = now;
         Ok(())
+    }
+
+    #[inline]
+    fn is_good(&self, slot: &Slot) -> bool {
+        slot.good.iter().all(|&(address, expected)| {
+            let mut byte = [0];
+            self.driver.memory.read(address, &mut byte);
+            byte == [expected]
+        })
     }
 
     /// Lets the device see what was added.

@@ -1,14 +1,11 @@
 //! The daemons' programs: ours is built, the peer is installed.
 
-use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{env, fs, io};
 
 use anyhow::{Context, Result, ensure};
 use vhost_device_guest::setup::{Progress, install_crate};
-
-/// What both programs are called.
-const PROGRAM: &str = "vhost-device-rng";
 
 /// The peer's version, pinned: another one would need figures of its own.
 pub(crate) const PEER_VERSION: &str = "0.1.0";
@@ -59,10 +56,10 @@ impl Sides {
     }
 }
 
-/// Builds and installs what is missing, unless the programs are given.
-pub(crate) fn sides(ours: Option<&Path>, peer: Option<&Path>) -> Result<Sides> {
-    let ours = ours.map_or_else(build_ours, |path| Ok(path.to_owned()))?;
-    let install = || install_crate(PROGRAM, PEER_VERSION, &Progress::new());
+/// Builds and installs what is missing of the programs with this name, unless they are given.
+pub(crate) fn sides(name: &str, ours: Option<&Path>, peer: Option<&Path>) -> Result<Sides> {
+    let ours = ours.map_or_else(|| build_ours(name), |path| Ok(path.to_owned()))?;
+    let install = || install_crate(name, PEER_VERSION, &Progress::new());
     let peer = peer.map_or_else(install, |path| Ok(path.to_owned()))?;
     let side = |name, program| Side { name, program };
     Ok(Sides {
@@ -77,19 +74,32 @@ pub(crate) fn workspace() -> &'static Path {
     own.ancestors().nth(2).unwrap_or(own)
 }
 
+/// Writes a page of the workspace's `docs/`.
+pub(crate) fn write_page(
+    document: &str,
+    print: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
+) -> Result<()> {
+    let path = workspace().join(document);
+    let mut page = Vec::new();
+    print(&mut page)?;
+    fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
+    eprintln!("Wrote {document}");
+    Ok(())
+}
+
 /// Ours, for release, beside this program.
-fn build_ours() -> Result<PathBuf> {
+fn build_ours(name: &str) -> Result<PathBuf> {
     let own = env::current_exe().context("cannot find the running program")?;
     let directory = own.parent().context("the running program is nowhere")?;
     let target = directory.parent().context("there is no target directory")?;
     let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--release", "--package", PROGRAM, "--target-dir"])
+        .args(["build", "--release", "--package", name, "--target-dir"])
         .arg(target)
         .current_dir(workspace())
         .status()
         .context("cannot run cargo")?;
     ensure!(status.success(), "`cargo build` failed");
-    let program = target.join("release").join(PROGRAM);
+    let program = target.join("release").join(name);
     ensure!(program.is_file(), "there is no {}", program.display());
     Ok(program)
 }
@@ -100,7 +110,7 @@ mod tests {
 
     #[test]
     fn rounds_alternate() {
-        let sides = sides(Some(Path::new("a")), Some(Path::new("b"))).unwrap();
+        let sides = sides("x", Some(Path::new("a")), Some(Path::new("b"))).unwrap();
         let order = |round| {
             let mut order = Vec::new();
             let each = sides.each(round, |side| {
@@ -116,7 +126,9 @@ mod tests {
     }
 
     #[test]
-    fn the_workspace_has_the_daemon() {
-        assert!(workspace().join(PROGRAM).join("Cargo.toml").is_file());
+    fn the_workspace_has_the_daemons() {
+        for name in ["vhost-device-rng", "vhost-device-i2c"] {
+            assert!(workspace().join(name).join("Cargo.toml").is_file());
+        }
     }
 }

@@ -43,13 +43,17 @@ impl Summary {
 }
 
 /// The figure that a fraction of the others is below, between two of them if need be; 0 of none.
-fn quantile(sorted: &[f64], fraction: f64) -> f64 {
+pub(crate) fn quantile(sorted: &[f64], fraction: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else {
         return 0.0;
     };
     let position = fraction * last as f64;
     let below = position.floor();
     let (left, right) = (sorted[below as usize], sorted[position.ceil() as usize]);
+    // Also for two that are infinite: those between them are no numbers.
+    if left == right {
+        return left;
+    }
     left + (right - left) * (position - below)
 }
 
@@ -68,6 +72,7 @@ mod tests {
         );
         assert_eq!(Summary::of([7.0]).high, 7.0);
         assert_eq!(Summary::of([]).median, 0.0);
+        assert!(Summary::of([f64::INFINITY; 4]).low.is_infinite());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::qmp::Qmp;
 use crate::seen::{CommandOutput, Seen};
 use crate::setup::{self, Images};
 
-/// How long a guest may live, all in all. One that is well takes seconds.
+/// How long a guest may live, all in all, unless it is told to. One that is well takes seconds.
 const LIFE: Duration = Duration::from_secs(120);
 /// How long QEMU may take to open its monitor and command port.
 const QEMU_START: Duration = Duration::from_secs(30);
@@ -37,6 +37,7 @@ pub struct Guest {
     daemons: Vec<Daemon>,
     devices: Vec<Device>,
     programs: Programs,
+    life: Duration,
     resets: bool,
     console_on_terminal: bool,
 }
@@ -60,6 +61,7 @@ impl Guest {
             daemons: Vec::new(),
             devices: Vec::new(),
             programs: Programs::default(),
+            life: LIFE,
             resets: false,
             console_on_terminal: false,
         }
@@ -91,6 +93,13 @@ impl Guest {
     pub fn program(mut self, path: &Path) -> Result<Self> {
         self.programs.add(path)?;
         Ok(self)
+    }
+
+    /// Lets the guest live for so long, all in all, before it is taken for one that hangs.
+    #[must_use]
+    pub fn lives_for(mut self, time: Duration) -> Self {
+        self.life = time;
+        self
     }
 
     /// Makes the guest one that can be reset, where else a reset, as by a
@@ -158,7 +167,7 @@ impl Guest {
             qemu,
             port,
             qmp,
-            deadline: (!self.console_on_terminal).then(|| Instant::now() + LIFE),
+            deadline: (!self.console_on_terminal).then(|| Instant::now() + self.life),
             logs,
             daemons,
             ended: false,

@@ -6,10 +6,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use vhost_device_driver::Buffer;
 
 use crate::cpus::{Cpus, Placement};
 use crate::daemon::Daemon;
-use crate::load::{Guest, Shape, Waiting};
+use crate::load::{Guest, Job, Slot, Waiting};
 use crate::process::{Memory, cpu_time};
 use crate::programs::{Each, Side, Sides};
 
@@ -27,6 +28,26 @@ const GUESTS: [usize; 2] = [1, 64];
 
 /// How often memory is measured: it varies little.
 const MEMORY_ROUNDS: usize = 3;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Bytes of a request.
+    pub(crate) size: u32,
+    /// Requests that are outstanding.
+    pub(crate) depth: u16,
+}
+
+impl Shape {
+    /// As requests with buffers from `data` on.
+    fn job(self, data: u64) -> Job {
+        let slots = (0..u64::from(self.depth)).map(|number| {
+            let address = data + number * u64::from(self.size);
+            Slot::new(vec![vec![Buffer::writable(address, self.size)]])
+        });
+        Job::new(slots.collect())
+    }
+}
 
 /// What a guest asks for before its daemon's memory is measured.
 const ONE_REQUEST: Shape = Shape { size: 64, depth: 1 };
@@ -152,17 +173,18 @@ impl Each<Pair> {
 
 impl Pair {
     fn start(side: &Side, cpus: &Cpus) -> Result<Self> {
-        let mut daemon = cpus.for_daemons(|| Daemon::start(side, 1))?;
-        let guest = Guest::start(daemon.connect(0)?, ROOM)?;
+        let mut daemon = cpus.for_daemons(|| Daemon::start(side, 1, &[]))?;
+        let guest = Guest::start(daemon.connect(0)?, ROOM, 0)?;
         Ok(Self { guest, daemon })
     }
 
     /// Runs a load, first for a while to warm up. The daemon is idle before and after, so that
     /// its CPU time is that of this load.
     fn measure(&mut self, shape: Shape, plan: &Plan) -> Result<Figures> {
-        self.guest.run(shape, plan.cell / 5, plan.waiting)?;
+        let mut job = shape.job(self.guest.data());
+        self.guest.run(&mut job, plan.cell / 5, plan.waiting)?;
         let before = cpu_time(self.daemon.pid())?;
-        let done = self.guest.run(shape, plan.cell, plan.waiting)?;
+        let done = self.guest.run(&mut job, plan.cell, plan.waiting)?;
         let cpu = cpu_time(self.daemon.pid())?.saturating_sub(before);
         let (requests, bytes) = (done.requests as f64, done.bytes as f64);
         Ok(Figures {
@@ -193,12 +215,13 @@ fn crowds(sides: &Sides) -> Result<Vec<Crowd>> {
 
 /// The memory of a daemon whose guests are all connected and have had an answer each.
 fn memory_with(side: &Side, guests: usize) -> Result<Memory> {
-    let mut daemon = Daemon::start(side, guests)?;
+    let mut daemon = Daemon::start(side, guests, &[])?;
     let mut connected = Vec::with_capacity(guests);
     for guest in 0..guests {
         let stream = daemon.connect(guest)?;
-        let mut guest = Guest::start(stream, ONE_REQUEST.size.into())?;
-        guest.run(ONE_REQUEST, Duration::ZERO, Waiting::Asleep)?;
+        let mut guest = Guest::start(stream, ONE_REQUEST.size.into(), 0)?;
+        let mut job = ONE_REQUEST.job(guest.data());
+        guest.run(&mut job, Duration::ZERO, Waiting::Asleep)?;
         connected.push(guest);
     }
     Memory::of(daemon.pid())
@@ -212,7 +235,7 @@ fn starts(sides: &Sides, count: usize) -> Result<Vec<Each<f64>>> {
 /// Milliseconds until a daemon can be connected to.
 fn start(side: &Side) -> Result<f64> {
     let begun = Instant::now();
-    let mut daemon = Daemon::start(side, 1)?;
+    let mut daemon = Daemon::start(side, 1, &[])?;
     let _connection = daemon.connect(0)?;
     Ok(begun.elapsed().as_secs_f64() * 1e3)
 }
