@@ -742,7 +742,9 @@ impl<D: Device> Session<D> {
             };
             self.device.queue_drained(number, &mut queues);
         }
-        for vring in &mut self.vrings {
+        // The last queue first: what a request brings back from an event queue is there before
+        // its answer.
+        for vring in self.vrings.iter_mut().rev() {
             vring.publish();
         }
     }

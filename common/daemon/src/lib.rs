@@ -27,6 +27,8 @@ use std::process::ExitCode;
 
 use vhost_device_backend::Device;
 
+pub use crate::sockets::{BindError, Listener, bind};
+
 use crate::cli::{Invocation, Sockets};
 use crate::notify::ServiceManager;
 use crate::server::Server;
@@ -116,12 +118,12 @@ fn start<B: Backend>(
     Ok(server)
 }
 
-fn endpoints(sockets: Sockets) -> Result<Vec<Endpoint>, sockets::BindError> {
+fn endpoints(sockets: Sockets) -> Result<Vec<Endpoint>, BindError> {
     match sockets {
         Sockets::Adopted(endpoints) => Ok(endpoints),
         Sockets::Paths { paths, mode } => paths
             .iter()
-            .map(|path| sockets::bind(path, mode).map(Endpoint::Listener))
+            .map(|path| bind(path, mode).map(Endpoint::Listener))
             .collect(),
     }
 }

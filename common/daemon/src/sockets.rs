@@ -37,7 +37,7 @@ pub(crate) enum Endpoint {
 
 /// A listening socket, with the file that it is reached by if we made it.
 #[derive(Debug)]
-pub(crate) struct Listener {
+pub struct Listener {
     // Dropped before the socket: as long as the socket listens, a starting daemon finds this one
     // alive and leaves its file alone, so the file that is removed is still ours.
     file: Option<SocketFile>,
@@ -45,8 +45,11 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Takes the next front-end from the backlog.
-    pub(crate) fn accept(&self) -> io::Result<UnixStream> {
+    /// Takes the next connection from the backlog; does not wait for one.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is none, or the system's.
+    pub fn accept(&self) -> io::Result<UnixStream> {
         let (stream, _) = self.socket.accept()?;
         Ok(stream)
     }
@@ -96,7 +99,7 @@ impl Drop for SocketFile {
 /// A path that cannot be listened at.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen at {}", .path.display())]
-pub(crate) struct BindError {
+pub struct BindError {
     path: PathBuf,
     #[source]
     reason: BindReason,
@@ -127,7 +130,10 @@ enum BindReason {
 ///
 /// A lock on the directory itself keeps two daemons that start at once from each replacing the
 /// other's new socket; it leaves no file behind.
-pub(crate) fn bind(path: &Path, mode: Option<Mode>) -> Result<Listener, BindError> {
+///
+/// # Errors
+/// When the path cannot be had; the message says why.
+pub fn bind(path: &Path, mode: Option<Mode>) -> Result<Listener, BindError> {
     bind_at(path, mode).map_err(|reason| BindError {
         path: path.to_owned(),
         reason,

@@ -1,0 +1,69 @@
+//! The vhost-user VirtIO GPIO device (VIRTIO 1.4 §5.17, device id 41).
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`args`] | the daemon's own options |
+//! | [`plan`] | which guest gets which lines, checked against the host's chips |
+//! | [`device`] | the device: requests, interrupts |
+//! | [`host`] | the lines below it: the host's, or simulated ones |
+//! | `wake` | timers and readiness, for events |
+//!
+//! There is no `unsafe` here.
+
+pub mod args;
+pub mod device;
+pub mod host;
+pub mod plan;
+mod wake;
+
+use std::io;
+use std::sync::Arc;
+
+use vhost_device_daemon::{Backend, Identity};
+
+use crate::args::Args;
+use crate::device::{Gpio, Logs};
+use crate::host::Lines;
+use crate::host::linux::Linux;
+use crate::host::sim::Sim;
+use crate::plan::{OpenError, Share};
+
+/// The daemon: its own lines for each guest.
+#[derive(Debug)]
+pub struct GpioDaemon {
+    /// One a guest, in the guests' order. A guest's log limits are here, so that one that
+    /// reconnects wins nothing.
+    guests: Vec<(Share, Logs)>,
+}
+
+impl Backend for GpioDaemon {
+    type Args = Args;
+    type Device = Gpio<Box<dyn Lines + Send>>;
+    type Error = OpenError;
+
+    const IDENTITY: Identity = Identity {
+        name: env!("CARGO_PKG_NAME"),
+        version: env!("CARGO_PKG_VERSION"),
+        about: env!("CARGO_PKG_DESCRIPTION"),
+        device_type: "gpio",
+    };
+
+    fn open(args: Args, guests: usize) -> Result<Self, OpenError> {
+        let shares = plan::open(&args, guests)?.into_iter();
+        Ok(Self {
+            guests: shares.map(|share| (share, Logs::default())).collect(),
+        })
+    }
+
+    fn device(&self, guest: usize) -> io::Result<Self::Device> {
+        let Some((share, logs)) = self.guests.get(guest) else {
+            return Err(io::Error::from(io::ErrorKind::NotFound));
+        };
+        let name = format!("guest {guest}");
+        let host: Box<dyn Lines + Send> = match share {
+            Share::Sim(board, control) => Box::new(Sim::new(&name, board, control.clone())?),
+            Share::Host(lines) => Box::new(Linux::new(Arc::clone(lines), guest)?),
+        };
+        Ok(Gpio::new(name, host, logs.clone()))
+    }
+}

@@ -1,0 +1,191 @@
+//! File descriptors that wake the session: a timer, a flag, and a bundle of others.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
+
+/// One descriptor that is readable while any of many is.
+#[derive(Debug)]
+pub(crate) struct Bundle(OwnedFd);
+
+impl Bundle {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self(epoll::create(epoll::CreateFlags::CLOEXEC)?))
+    }
+
+    pub(crate) fn add(&self, fd: impl AsFd, token: u16) -> io::Result<()> {
+        let data = EventData::new_u64(token.into());
+        Ok(epoll::add(&self.0, fd, data, EventFlags::IN)?)
+    }
+
+    /// Whether what is in it is also looked at for room to write.
+    pub(crate) fn set_writable(&self, fd: impl AsFd, token: u16, writable: bool) {
+        let data = EventData::new_u64(token.into());
+        let flags = match writable {
+            true => EventFlags::IN | EventFlags::OUT,
+            false => EventFlags::IN,
+        };
+        // Fails only on a descriptor that is not in it.
+        let _ = epoll::modify(&self.0, fd, data, flags);
+    }
+
+    pub(crate) fn remove(&self, fd: impl AsFd) {
+        // Fails only on a descriptor that is not in it.
+        let _ = epoll::delete(&self.0, fd);
+    }
+
+    /// The token of one that is ready, each in its turn.
+    pub(crate) fn ready(&self) -> Option<u16> {
+        let mut events = [epoll::Event {
+            flags: EventFlags::empty(),
+            data: EventData::new_u64(0),
+        }];
+        let now = Timespec::default();
+        match epoll::wait(&self.0, &mut events, Some(&now)) {
+            Ok(1) => u16::try_from(events.first()?.data.u64()).ok(),
+            _ => None,
+        }
+    }
+}
+
+impl AsFd for Bundle {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Readable while it is up.
+#[derive(Debug)]
+pub(crate) struct Flag {
+    fd: OwnedFd,
+    up: bool,
+}
+
+impl Flag {
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Ok(Self {
+            fd: eventfd(0, flags)?,
+            up: false,
+        })
+    }
+
+    pub(crate) fn set(&mut self, up: bool) {
+        if self.up == up {
+            return;
+        }
+        // Neither can fail: its count is 0 or 1, as `up` says.
+        let _ = match up {
+            true => rustix::io::write(&self.fd, &1_u64.to_ne_bytes()),
+            false => rustix::io::read(&self.fd, &mut [0; 8]),
+        };
+        self.up = up;
+    }
+}
+
+impl AsFd for Flag {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A timer that fires once, and is readable until it is set again.
+#[derive(Debug)]
+pub(crate) struct Timer(OwnedFd);
+
+impl Timer {
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        Ok(Self(timerfd_create(TimerfdClockId::Monotonic, flags)?))
+    }
+
+    /// Fires after `delay`, or not at all, instead of what was set before.
+    pub(crate) fn set(&self, delay: Option<Duration>) {
+        // A time of 0 would disarm it.
+        let delay = delay.map(|delay| delay.max(Duration::from_nanos(1)));
+        let delay = delay.unwrap_or_default();
+        let setting = Itimerspec {
+            it_interval: Timespec::default(),
+            it_value: Timespec {
+                // Some hours at most (`args`).
+                tv_sec: delay.as_secs() as i64,
+                tv_nsec: i64::from(delay.subsec_nanos()),
+            },
+        };
+        // Fails only on a descriptor that is no timer, or a time that is none.
+        let _ = timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &setting);
+    }
+}
+
+impl AsFd for Timer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    use super::*;
+
+    fn becomes_readable(fd: &impl AsFd, seconds: i64) -> bool {
+        let deadline = Timespec {
+            tv_sec: seconds,
+            tv_nsec: 0,
+        };
+        poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&deadline)).unwrap() > 0
+    }
+
+    #[test]
+    fn test_a_flag_is_readable_while_it_is_up() {
+        let mut flag = Flag::new().unwrap();
+        for up in [false, true, true, false, false, true] {
+            flag.set(up);
+            assert_eq!(becomes_readable(&flag, 0), up);
+        }
+    }
+
+    #[test]
+    fn test_a_timer_fires_until_it_is_set_again() {
+        let timer = Timer::new().unwrap();
+        assert!(!becomes_readable(&timer, 0));
+        timer.set(Some(Duration::ZERO));
+        assert!(becomes_readable(&timer, 60));
+        timer.set(Some(Duration::from_secs(3600)));
+        assert!(!becomes_readable(&timer, 0));
+        timer.set(Some(Duration::ZERO));
+        assert!(becomes_readable(&timer, 60));
+        timer.set(None);
+        assert!(!becomes_readable(&timer, 0));
+    }
+
+    #[test]
+    fn test_a_bundle_tells_of_each_that_is_ready() {
+        let bundle = Bundle::new().unwrap();
+        let mut flags = [Flag::new().unwrap(), Flag::new().unwrap()];
+        bundle.add(&flags[0], 7).unwrap();
+        bundle.add(&flags[1], 9).unwrap();
+        assert_eq!(bundle.ready(), None);
+        assert!(!becomes_readable(&bundle, 0));
+        flags.iter_mut().for_each(|flag| flag.set(true));
+        assert!(becomes_readable(&bundle, 0));
+        let mut seen = [bundle.ready(), bundle.ready()];
+        seen.sort();
+        assert_eq!(seen, [Some(7), Some(9)], "none starves the other");
+        bundle.remove(&flags[0]);
+        assert_eq!(bundle.ready(), Some(9));
+        flags[1].set(false);
+        assert_eq!(bundle.ready(), None);
+        bundle.set_writable(&flags[1], 9, true);
+        assert_eq!(bundle.ready(), Some(9), "there is room to write");
+        bundle.set_writable(&flags[1], 9, false);
+        assert_eq!(bundle.ready(), None);
+    }
+}
