@@ -1,0 +1,416 @@
+//! The GPIO device in its daemon, with a guest on the other side of the socket and the world on
+//! the simulator's.
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+
+use support::{
+    BOTH, Daemon, ERR, EVENTS, F_IRQ, GET_DIRECTION, GET_LINE_NAMES, GET_VALUE, HIGH, IN, INVALID,
+    NONE, OK, OUT, REQUESTS, RISING, SET_DIRECTION, SET_IRQ_TYPE, SET_VALUE, VALID, event, header,
+    no_event, ok, options, request, run, send, unmask, wait,
+};
+use vhost_device_driver::{Buffer, Driver};
+
+const SIM: &[&str] = &["-l", "sim:6,0=out,1=in,2=reset,loop=0-1"];
+
+#[test]
+fn g1_g15_g16_lines_are_driven_and_read() {
+    let daemon = Daemon::start(SIM);
+    let mut guest = daemon.guest("s");
+    let mut world = daemon.world("control");
+    world.expect_levels(&[0; 6]);
+    ok(&mut guest, SET_VALUE, 0, 1);
+    ok(&mut guest, SET_DIRECTION, 0, OUT);
+    world.expect("0 1");
+    world.expect("1 1");
+    assert_eq!(request(&mut guest, GET_VALUE, 1, 0), [OK, 1]);
+    assert_eq!(request(&mut guest, GET_DIRECTION, 0, 0), [OK, 1]);
+    ok(&mut guest, SET_VALUE, 0, 0);
+    world.expect("0 0");
+    world.expect("1 0");
+    ok(&mut guest, SET_DIRECTION, 5, OUT);
+    ok(&mut guest, SET_VALUE, 5, 1);
+    world.expect("5 1");
+    // Given up, it drives nothing.
+    ok(&mut guest, SET_DIRECTION, 5, NONE);
+    world.expect("5 0");
+    ok(&mut guest, SET_DIRECTION, 2, IN);
+    world.send("reset=1\n");
+    world.expect("2 1");
+    assert_eq!(request(&mut guest, GET_VALUE, 2, 0), [OK, 1]);
+    assert_eq!(request(&mut guest, GET_VALUE, 6, 0), [ERR, 0]);
+    daemon.stop();
+}
+
+#[test]
+fn g2_g4_g17_c8_configuration_and_names() {
+    let daemon = Daemon::start(SIM);
+    let mut guest = daemon.guest("s");
+    let names = b"out\0in\0reset\0sim3\0sim4\0sim5\0";
+    let size = names.len() as u8;
+    let config = guest.frontend.get_config(0, 8).unwrap();
+    assert_eq!(config, [6, 0, 0, 0, size, 0, 0, 0]);
+    assert_eq!(guest.frontend.get_config(4, 4).unwrap(), [size, 0, 0, 0]);
+    // Upstream reads past its structure.
+    for (offset, size) in [(0, 9), (4, 8), (8, 1), (0, 200)] {
+        assert!(guest.frontend.get_config(offset, size).is_err());
+    }
+    let room = 1 + u32::from(size);
+    let sent = send(&mut guest, REQUESTS, &header(GET_LINE_NAMES, 0, 0), room);
+    assert_eq!(
+        wait(&mut guest, REQUESTS, sent),
+        [&[OK][..], names].concat()
+    );
+}
+
+#[test]
+fn g8_g14_edges_reach_the_guest() {
+    let daemon = Daemon::start(SIM);
+    let mut guest = daemon.guest("s");
+    assert_eq!(guest.offered() & 0xff_ffff, F_IRQ);
+    let mut world = daemon.world("control");
+    world.expect_levels(&[0; 6]);
+    ok(&mut guest, SET_DIRECTION, 3, IN);
+    ok(&mut guest, SET_IRQ_TYPE, 3, RISING);
+    for _ in 0..20 {
+        let buffer = unmask(&mut guest, 3);
+        no_event(&mut guest);
+        world.send("3=1\n");
+        assert_eq!(event(&mut guest, buffer), VALID);
+        world.expect("3 1");
+        // Masked: it is latched.
+        world.send("3=0\n3=1\n3=0\n");
+        for level in ["3 0", "3 1", "3 0"] {
+            world.expect(level);
+        }
+        let buffer = unmask(&mut guest, 3);
+        assert_eq!(event(&mut guest, buffer), VALID);
+    }
+    daemon.stop();
+}
+
+#[test]
+fn g9_g14_levels_reach_the_guest() {
+    let daemon = Daemon::start(SIM);
+    let mut guest = daemon.guest("s");
+    let mut world = daemon.world("control");
+    world.expect_levels(&[0; 6]);
+    ok(&mut guest, SET_DIRECTION, 3, IN);
+    ok(&mut guest, SET_IRQ_TYPE, 3, HIGH);
+    let buffer = unmask(&mut guest, 3);
+    no_event(&mut guest);
+    world.send("3=1\n");
+    assert_eq!(event(&mut guest, buffer), VALID);
+    world.expect("3 1");
+    // As long as it is high.
+    for _ in 0..3 {
+        let buffer = unmask(&mut guest, 3);
+        assert_eq!(event(&mut guest, buffer), VALID);
+    }
+    world.send("3=0\n");
+    world.expect("3 0");
+    let buffer = unmask(&mut guest, 3);
+    no_event(&mut guest);
+    world.send("3=1\n");
+    assert_eq!(event(&mut guest, buffer), VALID);
+}
+
+#[test]
+fn g12_g13_buffers_of_disabled_lines_come_back() {
+    let daemon = Daemon::start(SIM);
+    let mut guest = daemon.guest("s");
+    let buffer = unmask(&mut guest, 3);
+    assert_eq!(event(&mut guest, buffer), INVALID);
+    ok(&mut guest, SET_DIRECTION, 3, IN);
+    ok(&mut guest, SET_IRQ_TYPE, 3, BOTH);
+    let buffer = unmask(&mut guest, 3);
+    no_event(&mut guest);
+    ok(&mut guest, SET_IRQ_TYPE, 3, NONE);
+    // It was there before the answer.
+    let used = guest.queues[EVENTS].ring.pop_used().unwrap();
+    assert_eq!(used.head, buffer.head);
+    assert_eq!(guest.memory.read_vec(buffer.answer, 1), [INVALID]);
+}
+
+#[test]
+fn g17_without_the_feature_there_are_no_interrupts() {
+    let daemon = Daemon::start(SIM);
+    let path = daemon.directory.path().join("s");
+    let mut guest = Driver::connect(path, options().without_features(F_IRQ)).unwrap();
+    ok(&mut guest, SET_DIRECTION, 3, IN);
+    assert_eq!(request(&mut guest, SET_IRQ_TYPE, 3, RISING), [ERR, 0]);
+}
+
+#[test]
+fn test_loops_make_edges() {
+    let daemon = Daemon::start(SIM);
+    let mut guest = daemon.guest("s");
+    ok(&mut guest, SET_DIRECTION, 0, OUT);
+    ok(&mut guest, SET_DIRECTION, 1, IN);
+    ok(&mut guest, SET_IRQ_TYPE, 1, BOTH);
+    for level in [1, 0, 1, 0] {
+        let buffer = unmask(&mut guest, 1);
+        ok(&mut guest, SET_VALUE, 0, level);
+        assert_eq!(event(&mut guest, buffer), VALID);
+        let value = [OK, u8::try_from(level).unwrap()];
+        assert_eq!(request(&mut guest, GET_VALUE, 1, 0), value);
+    }
+}
+
+#[test]
+fn test_generators_make_edges() {
+    let daemon = Daemon::start(&["-l", "sim:3,pulse=1@5,edges=2@5/5/5"]);
+    let mut guest = daemon.guest("s");
+    ok(&mut guest, SET_IRQ_TYPE, 1, BOTH);
+    for _ in 0..5 {
+        let buffer = unmask(&mut guest, 1);
+        assert_eq!(event(&mut guest, buffer), VALID);
+    }
+    // Three changes, and it stays so.
+    let mut world = daemon.world("control");
+    while request(&mut guest, GET_VALUE, 2, 0) != [OK, 1] {
+        world.send("2\n");
+        world.line();
+    }
+}
+
+#[test]
+fn v7_the_next_connection_starts_clean() {
+    let daemon = Daemon::start(SIM);
+    let mut world = daemon.world("control");
+    let mut guest = daemon.guest("s");
+    world.expect_levels(&[0; 6]);
+    ok(&mut guest, SET_DIRECTION, 0, OUT);
+    ok(&mut guest, SET_VALUE, 0, 1);
+    world.expect("0 1");
+    world.expect("1 1");
+    ok(&mut guest, SET_IRQ_TYPE, 3, RISING);
+    unmask(&mut guest, 3);
+    no_event(&mut guest);
+    drop(guest);
+    // The chip that it was connected to is no more.
+    world.expect("");
+    let mut guest = daemon.guest("s");
+    let mut world = daemon.world("control");
+    world.expect_levels(&[0; 6]);
+    for line in 0..6 {
+        assert_eq!(request(&mut guest, GET_DIRECTION, line, 0), [OK, 0]);
+    }
+    let buffer = unmask(&mut guest, 3);
+    assert_eq!(event(&mut guest, buffer), INVALID);
+    daemon.stop();
+}
+
+#[test]
+fn v2_held_buffers_are_taken_up_again_after_a_stop() {
+    let daemon = Daemon::start(SIM);
+    let mut guest = daemon.guest("s");
+    let mut world = daemon.world("control");
+    world.expect_levels(&[0; 6]);
+    ok(&mut guest, SET_DIRECTION, 3, IN);
+    ok(&mut guest, SET_IRQ_TYPE, 3, RISING);
+    let buffer = unmask(&mut guest, 3);
+    no_event(&mut guest);
+    let bases = [0, 1].map(|queue| guest.stop(queue).unwrap());
+    assert_eq!(bases[EVENTS], 0, "the held buffer is not taken yet");
+    // What comes meanwhile is latched.
+    world.send("3=1\n");
+    world.expect("3 1");
+    guest.resume(EVENTS, bases[EVENTS]).unwrap();
+    guest.resume(REQUESTS, bases[REQUESTS]).unwrap();
+    assert_eq!(event(&mut guest, buffer), VALID);
+    assert_eq!(request(&mut guest, GET_DIRECTION, 3, 0), [OK, 2]);
+}
+
+#[test]
+fn c7_a_reset_gives_all_lines_back() {
+    let daemon = Daemon::start(SIM);
+    let mut guest = daemon.guest("s");
+    let mut world = daemon.world("control");
+    world.expect_levels(&[0; 6]);
+    ok(&mut guest, SET_DIRECTION, 2, OUT);
+    ok(&mut guest, SET_VALUE, 2, 1);
+    world.expect("2 1");
+    guest.frontend.reset_device().unwrap();
+    world.expect("2 0");
+}
+
+#[test]
+fn test_bad_requests_do_not_stop_the_good_ones() {
+    let daemon = Daemon::start(SIM);
+    let mut guest = daemon.guest("s");
+    let place = guest.alloc(64);
+    guest.memory.write(place, &header(GET_VALUE, 0xffff, 0));
+    for (queue, buffers) in [
+        (REQUESTS, vec![Buffer::readable(place, 8)]),
+        (EVENTS, vec![Buffer::readable(place, 2)]),
+        // Nowhere in memory.
+        (
+            REQUESTS,
+            vec![Buffer::readable(0x10, 8), Buffer::writable(place, 2)],
+        ),
+        (
+            EVENTS,
+            vec![Buffer::readable(0x10, 2), Buffer::writable(place, 1)],
+        ),
+    ] {
+        guest.queues[queue].submit(&buffers).unwrap();
+        guest.queues[queue].notify();
+        assert_eq!(guest.queues[queue].wait_used(support::DEADLINE).len, 0);
+    }
+    for kind in [2, 3, 4, 5, 6, 7, 0xffff] {
+        assert_eq!(request(&mut guest, kind, 0xffff, 0), [ERR, 0]);
+    }
+    assert_eq!(request(&mut guest, GET_VALUE, 0, 0), [OK, 0]);
+    daemon.stop();
+}
+
+#[test]
+fn test_more_event_buffers_than_lines() {
+    let daemon = Daemon::start(SIM);
+    let mut guest = daemon.guest("s");
+    ok(&mut guest, SET_IRQ_TYPE, 3, RISING);
+    let first = unmask(&mut guest, 3);
+    for _ in 0..100 {
+        let more = unmask(&mut guest, 3);
+        assert_eq!(event(&mut guest, more), INVALID);
+    }
+    ok(&mut guest, SET_IRQ_TYPE, 3, NONE);
+    assert_eq!(event(&mut guest, first), INVALID);
+}
+
+#[test]
+fn test_the_control_socket_is_the_users_alone() {
+    let daemon = Daemon::start(SIM);
+    let path = daemon.directory.path().join("control");
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    daemon.stop();
+}
+
+#[test]
+fn test_control_answers_each_line_once() {
+    let daemon = Daemon::start(SIM);
+    let _guest = daemon.guest("s");
+    let mut world = daemon.world("control");
+    let mut other = daemon.world("control");
+    world.expect_levels(&[0; 6]);
+    other.expect_levels(&[0; 6]);
+    world.send("4\n4=0\n4=1\n4=1\nsim4=0\nnobody=1\n9=1\n4=7\n\n");
+    for line in ["4 0", "4 0", "4 1", "4 1", "4 0"] {
+        world.expect(line);
+    }
+    for _ in 0..2 {
+        world.expect("error: there is no such line");
+    }
+    world.expect("error: a level is 0 or 1");
+    world.expect("error: there is no such line");
+    // Others see the changes.
+    other.expect("4 1");
+    other.expect("4 0");
+}
+
+#[test]
+fn test_control_outlives_hostile_clients() {
+    let daemon = Daemon::start(SIM);
+    let mut guest = daemon.guest("s");
+    let path = daemon.directory.path().join("control");
+    // A line without end.
+    let mut endless = daemon.world("control");
+    endless.expect_levels(&[0; 6]);
+    let _ = UnixStream::connect(&path).unwrap().write_all(&[b'x'; 4096]);
+    endless.send(&"x".repeat(200));
+    endless.expect("");
+    // One that never reads.
+    let mut deaf = UnixStream::connect(&path).unwrap();
+    while deaf.write_all(b"3=1\n3=0\n3\n").is_ok() {}
+    // Too many at once.
+    let crowd: Vec<_> = (0..20).map(|_| daemon.world("control")).collect();
+    assert_eq!(request(&mut guest, GET_VALUE, 0, 0), [OK, 0]);
+    let alive = |mut world: support::World| world.line() == "0 0";
+    assert_eq!(
+        crowd.into_iter().map(alive).filter(|&alive| alive).count(),
+        8
+    );
+    // They have gone, and there is room again.
+    assert_eq!(request(&mut guest, GET_VALUE, 0, 0), [OK, 0]);
+    daemon.world("control").expect("0 0");
+    daemon.stop();
+}
+
+#[test]
+fn test_each_guest_has_its_own_chip() {
+    let daemon = Daemon::start(&["-c", "2", "-l", "s2:s3"]);
+    let mut guests = ["s0", "s1"].map(|name| daemon.guest(name));
+    let mut worlds = ["control0", "control1"].map(|name| daemon.world(name));
+    worlds[0].expect_levels(&[0; 2]);
+    worlds[1].expect_levels(&[0; 3]);
+    worlds[1].send("0=1\n");
+    worlds[1].expect("0 1");
+    assert_eq!(request(&mut guests[0], GET_VALUE, 0, 0), [OK, 0]);
+    assert_eq!(request(&mut guests[1], GET_VALUE, 0, 0), [OK, 1]);
+    let [one, mut two] = guests;
+    drop(one);
+    assert_eq!(request(&mut two, GET_VALUE, 0, 0), [OK, 1]);
+    assert_eq!(request(&mut two, GET_VALUE, 2, 0), [OK, 0]);
+    daemon.stop();
+}
+
+#[test]
+fn v9_what_cannot_be_had_ends_with_status_1() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (socket, control) = (path("s"), path("control"));
+    for (arguments, message) in [
+        (
+            &["-l", "4000000000"][..],
+            "cannot open /dev/gpiochip4000000000",
+        ),
+        (&["-l", "0-3@/dev/null"], "/dev/null is no GPIO chip"),
+        (&["-l", "sim:2", "-l", "sim:2"], "1 guests and lines for 2"),
+        (&["-l", "s2:s2:s2", "-c", "2"], "2 guests and lines for 3"),
+        (&["-l", "sim:2,0=a,1=a"], "two lines that are called \"a\""),
+        (&["-l", "s1", "--safe", "0@/dev/null=1"], "no GPIO chip"),
+        (&["-l", "s1", "--sim-control", "/nowhere/c"], "/nowhere"),
+        (&["-l", "s1", "--sim-control", "/dev/null"], "not a socket"),
+    ] {
+        let (code, text) = run(&[&["-s", &socket], arguments].concat());
+        assert_eq!(code, 1, "{arguments:?}: {text}");
+        assert!(text.contains(message), "{arguments:?}: {text}");
+    }
+    // What fails later leaves no control socket behind.
+    let arguments = ["-s", "/nowhere/s", "-l", "s1", "--sim-control", &control];
+    let (code, text) = run(&arguments);
+    assert_eq!(code, 1, "{text}");
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+}
+
+#[test]
+fn v9_usage_errors_end_with_status_2() {
+    for (arguments, message) in [
+        (&[][..], "--device-list"),
+        (&["-l", "7-3@0"], "ends before"),
+        (&["-l", "sim:0"], "1 to 512"),
+        (&["-l", "0", "--attr", "1@0=loud"], "no attribute"),
+        (&["-l", "0", "--safe", "1@0=2"], "neither 0 nor 1"),
+    ] {
+        let (code, text) = run(&[&["-s", "/nowhere/s"], arguments].concat());
+        assert_eq!(code, 2, "{arguments:?}: {text}");
+        assert!(text.contains(message), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn v9_print_capabilities() {
+    let (code, text) = run(&["--print-capabilities"]);
+    assert_eq!(code, 0);
+    let capabilities: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        capabilities,
+        serde_json::json!({ "type": "gpio", "features": [] })
+    );
+}

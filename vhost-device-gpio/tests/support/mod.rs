@@ -1,0 +1,260 @@
+//! The real daemon in a process of its own, and a guest's GPIO driver in small.
+
+// Each test program uses its part.
+#![allow(dead_code)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use vhost_device_driver::memory::RegionSpec;
+use vhost_device_driver::{Buffer, Driver, Options};
+
+/// The daemon's program.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_vhost-device-gpio");
+
+/// Only a hang takes as long.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// `VIRTIO_GPIO_F_IRQ`.
+pub const F_IRQ: u64 = 1;
+
+pub const REQUESTS: usize = 0;
+pub const EVENTS: usize = 1;
+
+pub const GET_LINE_NAMES: u16 = 1;
+pub const GET_DIRECTION: u16 = 2;
+pub const SET_DIRECTION: u16 = 3;
+pub const GET_VALUE: u16 = 4;
+pub const SET_VALUE: u16 = 5;
+pub const SET_IRQ_TYPE: u16 = 6;
+
+pub const NONE: u32 = 0;
+pub const OUT: u32 = 1;
+pub const IN: u32 = 2;
+pub const RISING: u32 = 1;
+pub const BOTH: u32 = 3;
+pub const HIGH: u32 = 4;
+
+pub const OK: u8 = 0;
+pub const ERR: u8 = 1;
+pub const INVALID: u8 = 0;
+pub const VALID: u8 = 1;
+
+/// A running daemon, ended with the test.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    stderr: PathBuf,
+    /// Where its sockets and files are.
+    pub directory: TempDir,
+}
+
+impl Daemon {
+    /// Starts the daemon on the socket `s` of a new directory, with more arguments, and waits
+    /// until it is ready. The control socket is `control`.
+    pub fn start(arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let notify = directory.path().join("notify");
+        let manager = UnixDatagram::bind(&notify).unwrap();
+        manager.set_read_timeout(Some(DEADLINE)).unwrap();
+        let stderr = directory.path().join("stderr");
+        let child = Command::new(PROGRAM)
+            .arg("-s")
+            .arg(directory.path().join("s"))
+            .arg("--sim-control")
+            .arg(directory.path().join("control"))
+            .args(arguments)
+            .env("NOTIFY_SOCKET", &notify)
+            .env("RUST_LOG", "debug")
+            .stderr(fs::File::create(&stderr).unwrap())
+            .spawn()
+            .unwrap();
+        let daemon = Self {
+            child,
+            stderr,
+            directory,
+        };
+        let mut text = [0; 256];
+        let length = manager.recv(&mut text);
+        let length = length.unwrap_or_else(|error| panic!("{error}: {}", daemon.log()));
+        assert_eq!(&text[..length], b"READY=1");
+        daemon
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.stderr).unwrap()
+    }
+
+    /// Waits until it has logged this.
+    pub fn wait_for_log(&self, text: &str) {
+        let start = Instant::now();
+        while !self.log().contains(text) {
+            assert!(start.elapsed() < DEADLINE, "{text:?} in {}", self.log());
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// A guest at the socket `name`.
+    pub fn guest(&self, name: &str) -> Driver {
+        Driver::connect(self.directory.path().join(name), options()).unwrap()
+    }
+
+    /// A client of the control socket `name`.
+    pub fn world(&self, name: &str) -> World {
+        World::connect(self.directory.path().join(name))
+    }
+
+    /// Ends it, as a service manager does, and expects it to end well, with no socket left.
+    pub fn stop(mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        let status = self.child.wait().unwrap();
+        assert_eq!(status.code(), Some(0), "{}", self.log());
+        let files = fs::read_dir(&self.directory).unwrap();
+        let mut files: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+        files.sort();
+        assert_eq!(files, ["notify", "stderr"]);
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A guest with both queues.
+pub fn options() -> Options {
+    Options::new(&[64, 64]).regions(&[RegionSpec::new(0x4000_0000, 1 << 20)])
+}
+
+/// A request's bytes, or an event buffer's.
+pub fn header(kind: u16, line: u16, value: u32) -> Vec<u8> {
+    let (kind, line, value) = (kind.to_le_bytes(), line.to_le_bytes(), value.to_le_bytes());
+    [&kind[..], &line, &value].concat()
+}
+
+/// What was sent: the head of its chain, and where its answer will be.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    pub head: u16,
+    pub answer: u64,
+}
+
+/// Makes bytes available on a queue, with room for an answer.
+pub fn send(guest: &mut Driver, queue: usize, bytes: &[u8], room: u32) -> Sent {
+    let request = guest.alloc(bytes.len() as u64);
+    let answer = guest.alloc(room.into());
+    guest.memory.write(request, bytes);
+    let buffers = [
+        Buffer::readable(request, bytes.len() as u32),
+        Buffer::writable(answer, room),
+    ];
+    let head = guest.queues[queue].submit(&buffers).unwrap();
+    guest.queues[queue].notify();
+    Sent { head, answer }
+}
+
+/// Waits for the next answer on a queue, which has to be this one's.
+#[track_caller]
+pub fn wait(guest: &mut Driver, queue: usize, sent: Sent) -> Vec<u8> {
+    let used = guest.queues[queue].wait_used(DEADLINE);
+    assert_eq!(used.head, sent.head);
+    guest.memory.read_vec(sent.answer, used.len as usize)
+}
+
+/// A request and its answer.
+#[track_caller]
+pub fn request(guest: &mut Driver, kind: u16, line: u16, value: u32) -> [u8; 2] {
+    let sent = send(guest, REQUESTS, &header(kind, line, value), 2);
+    wait(guest, REQUESTS, sent).try_into().unwrap()
+}
+
+/// A request that has to succeed.
+#[track_caller]
+pub fn ok(guest: &mut Driver, kind: u16, line: u16, value: u32) {
+    assert_eq!(request(guest, kind, line, value), [OK, 0]);
+}
+
+/// Gives the device an event buffer.
+pub fn unmask(guest: &mut Driver, line: u16) -> Sent {
+    send(guest, EVENTS, &line.to_le_bytes(), 1)
+}
+
+/// Waits for an event buffer.
+#[track_caller]
+pub fn event(guest: &mut Driver, sent: Sent) -> u8 {
+    wait(guest, EVENTS, sent)[0]
+}
+
+/// Nothing has come on the event queue up to now: a request is handled after what was before it.
+#[track_caller]
+pub fn no_event(guest: &mut Driver) {
+    request(guest, GET_DIRECTION, 0, 0);
+    assert!(guest.queues[EVENTS].ring.pop_used().is_none());
+}
+
+/// A client of the simulator's control socket.
+#[derive(Debug)]
+pub struct World {
+    stream: BufReader<UnixStream>,
+}
+
+impl World {
+    /// Connects; the level of each line comes as soon as a guest is there.
+    pub fn connect(path: impl AsRef<Path>) -> Self {
+        let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        Self {
+            stream: BufReader::new(stream),
+        }
+    }
+
+    pub fn send(&mut self, text: &str) {
+        self.stream.get_mut().write_all(text.as_bytes()).unwrap();
+    }
+
+    /// The next line; empty when the daemon has closed the connection.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// The next line has to be this.
+    #[track_caller]
+    pub fn expect(&mut self, line: &str) {
+        assert_eq!(self.line(), line);
+    }
+
+    /// What a new client is told.
+    #[track_caller]
+    pub fn expect_levels(&mut self, levels: &[u8]) {
+        for (line, level) in levels.iter().enumerate() {
+            self.expect(&format!("{line} {level}"));
+        }
+    }
+}
+
+/// Runs the daemon for as long as it takes to see that it cannot be run so: its status and what
+/// it says.
+pub fn run(arguments: &[&str]) -> (i32, String) {
+    let output = Command::new(PROGRAM)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(text).unwrap(),
+    )
+}
