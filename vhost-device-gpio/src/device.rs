@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use vhost_device_backend::{Description, Device, QueueIndex, Queues, RateLimit, Refused};
+use vhost_device_backend::{Description, Device, QueueIndex, Queues, RateLimit, Refused, Resume};
 use vhost_device_queue::{Kept, Request, Short, Writer};
 use zerocopy::IntoBytes;
 
@@ -84,17 +84,6 @@ enum Failure {
     NoNames,
     #[error("the host cannot {1} line {0}")]
     Host(LineNumber, &'static str, #[source] io::Error),
-}
-
-/// Gives requests back that were kept: the session, or a test.
-trait Resume {
-    fn resume(&mut self, kept: Kept) -> Option<Request<'_>>;
-}
-
-impl Resume for Queues<'_> {
-    fn resume(&mut self, kept: Kept) -> Option<Request<'_>> {
-        Queues::resume(self, kept)
-    }
 }
 
 impl<L: Lines> Gpio<L> {

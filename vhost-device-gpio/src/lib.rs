@@ -6,7 +6,7 @@
 //! | [`plan`] | which guest gets which lines, checked against the host's chips |
 //! | [`device`] | the device: requests, interrupts |
 //! | [`host`] | the lines below it: the host's, or simulated ones |
-//! | `wake` | timers and readiness, for events |
+//! | `wake` | readiness, for events |
 //!
 //! There is no `unsafe` here.
 

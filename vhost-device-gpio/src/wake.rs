@@ -1,14 +1,10 @@
-//! File descriptors that wake the session: a timer, a flag, and a bundle of others.
+//! File descriptors that wake the session: a flag, and a bundle of others.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
-};
 
 /// One descriptor that is readable while any of many is.
 #[derive(Debug)]
@@ -95,40 +91,6 @@ impl AsFd for Flag {
     }
 }
 
-/// A timer that fires once, and is readable until it is set again.
-#[derive(Debug)]
-pub(crate) struct Timer(OwnedFd);
-
-impl Timer {
-    pub(crate) fn new() -> io::Result<Self> {
-        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        Ok(Self(timerfd_create(TimerfdClockId::Monotonic, flags)?))
-    }
-
-    /// Fires after `delay`, or not at all, instead of what was set before.
-    pub(crate) fn set(&self, delay: Option<Duration>) {
-        // A time of 0 would disarm it.
-        let delay = delay.map(|delay| delay.max(Duration::from_nanos(1)));
-        let delay = delay.unwrap_or_default();
-        let setting = Itimerspec {
-            it_interval: Timespec::default(),
-            it_value: Timespec {
-                // Some hours at most (`args`).
-                tv_sec: delay.as_secs() as i64,
-                tv_nsec: i64::from(delay.subsec_nanos()),
-            },
-        };
-        // Fails only on a descriptor that is no timer, or a time that is none.
-        let _ = timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &setting);
-    }
-}
-
-impl AsFd for Timer {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rustix::event::{PollFd, PollFlags, poll};
@@ -150,20 +112,6 @@ mod tests {
             flag.set(up);
             assert_eq!(becomes_readable(&flag, 0), up);
         }
-    }
-
-    #[test]
-    fn test_a_timer_fires_until_it_is_set_again() {
-        let timer = Timer::new().unwrap();
-        assert!(!becomes_readable(&timer, 0));
-        timer.set(Some(Duration::ZERO));
-        assert!(becomes_readable(&timer, 60));
-        timer.set(Some(Duration::from_secs(3600)));
-        assert!(!becomes_readable(&timer, 0));
-        timer.set(Some(Duration::ZERO));
-        assert!(becomes_readable(&timer, 60));
-        timer.set(None);
-        assert!(!becomes_readable(&timer, 0));
     }
 
     #[test]

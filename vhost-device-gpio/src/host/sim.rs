@@ -12,11 +12,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use vhost_device_backend::Timer;
 use vhost_device_daemon::Listener;
 
 use self::control::{Client, Command, Gone};
 use super::{Edge, LineNumber, Lines, Watch, no_such_line};
-use crate::wake::{Bundle, Flag, Timer};
+use crate::wake::{Bundle, Flag};
 
 mod control;
 
@@ -366,8 +367,10 @@ impl State {
             .iter()
             .filter_map(|generator| generator.due)
             .min();
-        self.timer
-            .set(next.map(|due| due.saturating_duration_since(now)));
+        match next {
+            Some(due) => self.timer.arm(due.saturating_duration_since(now)),
+            None => self.timer.disarm(),
+        }
     }
 }
 
