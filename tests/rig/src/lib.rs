@@ -2,7 +2,7 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`ring`] | a device's queue and its driver on the same memory: no socket, no session |
+//! | [`ring`] | a device's queues and their driver on the same memory: no socket, no session |
 //! | [`program`] | a daemon as a process of its own |
 //! | [`gpio_sim`] | GPIO chips of the kernel without hardware, in the host guest |
 //!

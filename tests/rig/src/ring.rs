@@ -1,4 +1,4 @@
-//! A queue of a device and its driver on the same guest memory, in one process.
+//! Queues of a device and their driver on the same guest memory, in one process.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -10,51 +10,54 @@ use vhost_device_queue::{
     Addresses, ChainError, Config, GuestMemory, Kept, Queue, Request, memory,
 };
 
-/// Where the guest's memory begins, with the ring.
+/// Where the guest's memory begins, with the rings.
 const BASE: u64 = 0x10_0000;
-/// Where buffers are: behind the largest ring.
-const DATA: u64 = BASE + 0x10_0000;
 
-/// A guest with a ring, and the queue on its other side.
+/// A guest with some rings, and the queues on their other side.
 #[derive(Debug)]
 pub struct Rig {
     /// The guest's memory, as the driver sees it.
     pub guest: vhost_device_driver::GuestMemory,
-    /// The driver's side.
-    pub ring: SplitRing,
+    /// The driver's side of each queue.
+    pub rings: Vec<SplitRing>,
     /// The guest's memory, as the device sees it.
     memory: GuestMemory,
-    queue: Queue,
+    queues: Vec<Queue>,
     next: u64,
 }
 
 /// Gives requests back that were kept, as a session does.
 #[derive(Debug)]
 pub struct Back<'a> {
-    queue: &'a mut Queue,
+    queues: &'a mut [Queue],
     memory: &'a GuestMemory,
 }
 
 impl Resume for Back<'_> {
     fn resume(&mut self, kept: Kept) -> Option<Request<'_>> {
-        self.queue.resume(self.memory, kept)
+        let queue = self.queues.iter_mut().find(|queue| queue.owns(&kept))?;
+        queue.resume(self.memory, kept)
     }
 }
 
 impl Rig {
-    /// A ring of `entries` entries, with `room` bytes for buffers.
-    pub fn new(entries: u16, room: u64) -> Self {
-        let guest = vhost_device_driver::GuestMemory::new(&[(BASE, DATA - BASE + room)]);
-        let layout = Layout::packed_at(BASE, entries);
-        let ring = SplitRing::new(&guest, layout, entries, false);
+    /// `count` rings of `entries` entries, with `room` bytes for buffers.
+    pub fn new(count: u64, entries: u16, room: u64) -> Self {
+        let ring_bytes = Layout::total_bytes(entries).next_multiple_of(0x1000);
+        let data = BASE + count * ring_bytes;
+        let guest = vhost_device_driver::GuestMemory::new(&[(BASE, data - BASE + room)]);
+        let layouts = (0..count).map(|n| Layout::packed_at(BASE + n * ring_bytes, entries));
+        let rings: Vec<_> = layouts
+            .map(|layout| SplitRing::new(&guest, layout, entries, false))
+            .collect();
         let memory = GuestMemory::new(guest.regions().iter().map(|r| map(r)).collect()).unwrap();
-        let queue = queue(&memory, layout, entries);
+        let queues = rings.iter().map(|ring| queue(&memory, ring)).collect();
         Self {
             guest,
-            ring,
+            rings,
             memory,
-            queue,
-            next: DATA,
+            queues,
+            next: data,
         }
     }
 
@@ -77,39 +80,43 @@ impl Rig {
         Buffer::writable(self.alloc(length as usize), length)
     }
 
-    /// Shows the device everything that the driver has added; bad chains are given back.
-    pub fn serve(&mut self, mut handle: impl FnMut(Request<'_>)) -> Vec<ChainError> {
-        self.ring.publish();
-        self.queue.look().unwrap();
+    /// Shows the device everything that the driver has added to queue `index`; bad chains are
+    /// given back.
+    pub fn serve(&mut self, index: usize, mut handle: impl FnMut(Request<'_>)) -> Vec<ChainError> {
+        self.rings[index].publish();
+        let queue = &mut self.queues[index];
+        queue.look().unwrap();
         let mut bad = Vec::new();
-        while let Some(request) = self.queue.pop(&self.memory) {
+        while let Some(request) = queue.pop(&self.memory) {
             match request {
                 Ok(request) => handle(request),
                 Err(error) => bad.push(error),
             }
         }
-        self.queue.publish();
+        queue.publish();
         bad
     }
 
     /// Lets the device take kept requests up again.
     pub fn resume(&mut self, act: impl FnOnce(&mut Back<'_>)) {
         act(&mut Back {
-            queue: &mut self.queue,
+            queues: &mut self.queues,
             memory: &self.memory,
         });
-        self.queue.publish();
+        for queue in &mut self.queues {
+            queue.publish();
+        }
     }
 
-    /// Takes the ring back and gives the device a new one in its place: kept requests are nobody's
-    /// any more.
-    pub fn replace_queue(&mut self) {
-        self.queue = queue(&self.memory, self.ring.layout(), self.ring.size());
+    /// Takes the ring of queue `index` back and gives the device a new one in its place: kept
+    /// requests are nobody's any more.
+    pub fn replace_queue(&mut self, index: usize) {
+        self.queues[index] = queue(&self.memory, &self.rings[index]);
     }
 
-    /// The used lengths of what has come back since the last look, in order.
-    pub fn used(&mut self) -> Vec<u32> {
-        std::iter::from_fn(|| self.ring.pop_used())
+    /// The used lengths of what has come back from queue `index` since the last look, in order.
+    pub fn used(&mut self, index: usize) -> Vec<u32> {
+        std::iter::from_fn(|| self.rings[index].pop_used())
             .map(|Used { len, .. }| len)
             .collect()
     }
@@ -122,9 +129,10 @@ fn map(region: &Region) -> memory::Region {
     memory::Region::new(region.guest_addr(), Arc::new(mapping), 0, region.size()).unwrap()
 }
 
-fn queue(memory: &GuestMemory, layout: Layout, entries: u16) -> Queue {
+fn queue(memory: &GuestMemory, ring: &SplitRing) -> Queue {
+    let layout = ring.layout();
     let config = Config {
-        size: entries,
+        size: ring.size(),
         addresses: Addresses {
             descriptor: layout.desc,
             available: layout.avail,

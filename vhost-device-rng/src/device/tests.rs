@@ -42,7 +42,7 @@ impl Bench {
 
     fn with_device(source: Arc<Sim>, device: Entropy<Sim>) -> Self {
         Self {
-            rig: Rig::new(RING_SIZE, ROOM),
+            rig: Rig::new(1, RING_SIZE, ROOM),
             source,
             device,
         }
@@ -54,8 +54,8 @@ impl Bench {
 
     /// Makes a request of these buffers available, and has the device look.
     fn submit_buffers(&mut self, buffers: &[Buffer]) {
-        self.rig.ring.add(buffers).unwrap();
-        let bad = self.rig.serve(|request| self.device.take(request));
+        self.rig.rings[0].add(buffers).unwrap();
+        let bad = self.rig.serve(0, |request| self.device.take(request));
         assert_eq!(bad, []);
     }
 
@@ -72,7 +72,7 @@ impl Bench {
     }
 
     fn used(&mut self) -> Vec<u32> {
-        self.rig.used()
+        self.rig.used(0)
     }
 
     fn bytes(&self, address: u64, length: usize) -> Vec<u8> {
@@ -330,7 +330,7 @@ fn test_a_request_of_a_ring_that_is_gone_is_passed_over() {
     let mut bench = Bench::new(Sim::new(false));
     bench.source.script(&[Step::Give(0)]);
     bench.submit(1);
-    bench.rig.replace_queue();
+    bench.rig.replace_queue(0);
     bench.wake();
     assert!(bench.device.waiting.is_empty());
     assert!(bench.used().is_empty());
