@@ -125,14 +125,13 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
     }
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
-        let vring = self.stopped_vring(index).map_err(refused)?;
         // A split ring's index has 16 bits; cutting a longer one would resume at another place.
-        vring.base = u16::try_from(base).map_err(|_| {
+        let base = u16::try_from(base).map_err(|_| {
             refused(format_args!(
                 "base {base:#x} of a split ring is over 16 bits"
             ))
         })?;
-        Ok(())
+        self.set_base(index, base).map_err(refused)
     }
 
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {

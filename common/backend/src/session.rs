@@ -489,6 +489,27 @@ impl<D: Device> Session<D> {
         }
     }
 
+    /// Puts a vring's base in place. A vring that has run and goes on from elsewhere has a driver
+    /// that begins anew: not every front-end tells of a guest's reset in another way (QEMU 10.0
+    /// does not), and the next driver must not find what the last one left.
+    pub(crate) fn set_base(&mut self, index: u32, base: u16) -> Result<(), MessageError> {
+        let vring = self.stopped_vring(index)?;
+        vring.base = base;
+        let begins_anew = vring.stopped_at.take().is_some_and(|before| before != base);
+        let running = self.vrings.iter().any(|vring| vring.queue.is_some());
+        if begins_anew && !running {
+            log::debug!("{}: the driver begins anew", self.name);
+            // Once for all of its vrings.
+            for vring in &mut self.vrings {
+                vring.stopped_at = None;
+            }
+            self.device.reset();
+            // As before: it was accepted then, and is still in force.
+            self.device.negotiated(self.accepted & self.offered)?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn set_addresses(
         &mut self,
         index: u32,
@@ -611,6 +632,7 @@ impl<D: Device> Session<D> {
         let stopped = queue.stop();
         let vring = self.vring(index)?;
         vring.base = stopped.base;
+        vring.stopped_at = Some(stopped.base);
         if stopped.call {
             vring.call();
         }

@@ -69,6 +69,8 @@ pub(crate) struct Vring {
     pub(crate) size: u16,
     pub(crate) addresses: Option<UserAddresses>,
     pub(crate) base: u16,
+    /// Where it stopped, if it has run.
+    pub(crate) stopped_at: Option<u16>,
     pub(crate) kick: Kick,
     call: Option<File>,
     err: Option<File>,

@@ -318,6 +318,31 @@ fn c7_after_a_reset_nothing_runs_until_it_is_set_up_again() {
 }
 
 #[test]
+fn c7_a_ring_that_begins_elsewhere_has_a_new_driver() {
+    let (mut guest, session) = running();
+    guest.echo_all();
+    let before = session.record(|record| record.features);
+    // Stopped and gone on with, as for a pause: nothing is forgotten.
+    for queue in 0..usize::from(QUEUES) {
+        let base = guest.stop(queue).unwrap();
+        guest.resume(queue, base).unwrap();
+    }
+    guest.echo_all();
+    assert_eq!(session.record(|record| record.resets), 0);
+    // Begun anew, as after a reset of the guest.
+    for queue in 0..usize::from(QUEUES) {
+        assert_ne!(guest.stop(queue).unwrap(), 0);
+    }
+    for queue in 0..usize::from(QUEUES) {
+        guest.queues[queue].ring.reset(0);
+        guest.resume(queue, 0).unwrap();
+    }
+    guest.echo_all();
+    assert_eq!(session.record(|record| record.resets), 1);
+    assert_eq!(session.record(|record| record.features), before);
+}
+
+#[test]
 fn reset_device_puts_everything_back_to_the_beginning() {
     let (mut guest, session) = running();
     for _ in 0..3 {

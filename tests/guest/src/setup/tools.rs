@@ -28,7 +28,7 @@ struct File {
 }
 
 /// The first one's version is the entry's.
-const PACKAGES: [Package; 3] = [
+const PACKAGES: [Package; 5] = [
     Package {
         pin: Pin {
             package: "i2c-tools",
@@ -69,6 +69,48 @@ const PACKAGES: [Package; 3] = [
     },
     Package {
         pin: Pin {
+            package: "gpiod",
+            version: "1.6.*",
+        },
+        files: &[
+            File {
+                from: "usr/bin/gpiodetect",
+                to: "usr/bin/gpiodetect",
+            },
+            File {
+                from: "usr/bin/gpiofind",
+                to: "usr/bin/gpiofind",
+            },
+            File {
+                from: "usr/bin/gpioget",
+                to: "usr/bin/gpioget",
+            },
+            File {
+                from: "usr/bin/gpioinfo",
+                to: "usr/bin/gpioinfo",
+            },
+            File {
+                from: "usr/bin/gpiomon",
+                to: "usr/bin/gpiomon",
+            },
+            File {
+                from: "usr/bin/gpioset",
+                to: "usr/bin/gpioset",
+            },
+        ],
+    },
+    Package {
+        pin: Pin {
+            package: "libgpiod2",
+            version: "1.6.*",
+        },
+        files: &[File {
+            from: "usr/lib/x86_64-linux-gnu/libgpiod.so.2",
+            to: "lib/libgpiod.so.2",
+        }],
+    },
+    Package {
+        pin: Pin {
             package: "libc6",
             version: "2.36-*",
         },
@@ -86,7 +128,7 @@ const PACKAGES: [Package; 3] = [
 ];
 
 /// Directories of the guest that the files are in, besides those that it has.
-pub(crate) const DIRECTORIES: [&str; 4] = ["lib", "lib64", "usr", "usr/sbin"];
+pub(crate) const DIRECTORIES: [&str; 5] = ["lib", "lib64", "usr", "usr/bin", "usr/sbin"];
 
 fn file_names() -> Vec<&'static str> {
     let packages = PACKAGES.iter();

@@ -1,0 +1,205 @@
+//! Linux's gpio-virtio driver against vhost-device-gpio, over its simulated chip; the test plays
+//! the world around the chip, through the simulator's control socket.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+use vhost_device_guest::{Daemon, Guest, RunningGuest};
+
+const DEVICE: &str = "vhost-user-gpio-pci";
+
+/// Lines 0 and 1 are wired together.
+const CHIP: &str = "sim:6,0=out,1=in,2=reset,3=button,loop=0-1";
+
+/// Only a hang takes as long.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How often something is looked for in the guest before the test gives up.
+const TRIES: usize = 500;
+
+/// A guest with the simulated chip, and the world around that.
+struct Bench {
+    guest: RunningGuest,
+    world: BufReader<UnixStream>,
+    _directory: TempDir,
+}
+
+impl Bench {
+    fn boot() -> Result<Self> {
+        let directory = TempDir::new()?;
+        let control = directory.path().join("control");
+        let path = control.to_str().context("the path is not UTF-8")?;
+        let daemon = Daemon::new("vhost-device-gpio")
+            .args(["-l", CHIP, "--sim-control", path])
+            .device(DEVICE);
+        let guest = Guest::new().attach(daemon).resets().boot()?;
+        let world = UnixStream::connect(&control)?;
+        world.set_read_timeout(Some(DEADLINE))?;
+        let mut bench = Self {
+            guest,
+            world: BufReader::new(world),
+            _directory: directory,
+        };
+        for line in 0..6 {
+            bench.expect(&format!("{line} 0"))?;
+        }
+        Ok(bench)
+    }
+
+    /// The next change of a level has to be this.
+    fn expect(&mut self, change: &str) -> Result<()> {
+        let mut line = String::new();
+        self.world.read_line(&mut line)?;
+        ensure!(line.trim_end() == change, "{line:?} and not {change:?}");
+        Ok(())
+    }
+
+    /// Gives a line a level from outside.
+    fn drive(&mut self, line: u16, level: u8) -> Result<()> {
+        writeln!(self.world.get_mut(), "{line}={level}")?;
+        self.expect(&format!("{line} {level}"))
+    }
+
+    /// Runs a line of shell that has to succeed.
+    fn run(&mut self, line: &str) -> Result<String> {
+        let output = self.guest.run(line)?;
+        output.succeeded();
+        Ok(output.text().to_owned())
+    }
+
+    /// Waits until a line of shell prints this.
+    fn wait_for(&mut self, line: &str, expected: &str) -> Result<()> {
+        for _ in 0..TRIES {
+            if self.guest.run(line)?.text() == expected {
+                return Ok(());
+            }
+        }
+        self.guest.run(line)?.is(expected);
+        Ok(())
+    }
+
+    /// Changes the level of a line over and over until a program that waits for edges has ended.
+    fn toggle_while_runs(&mut self, line: u16, program: &str) -> Result<()> {
+        for level in (0..TRIES).map(|turn| u8::from(turn % 2 == 0)) {
+            self.drive(line, level)?;
+            if self.guest.run(&format!("pidof {program}"))?.status != 0 {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("{program} has not seen its edges");
+    }
+}
+
+#[test]
+fn the_chip_is_there_with_its_names() -> Result<()> {
+    let mut bench = Bench::boot()?;
+    let chip = bench.run("/usr/bin/gpiodetect")?;
+    assert!(chip.starts_with("gpiochip0 [virtio"), "{chip}");
+    assert!(chip.ends_with("(6 lines)"), "{chip}");
+    let lines = bench.run("/usr/bin/gpioinfo gpiochip0 | grep -o '\"[^\"]*\"'")?;
+    let names = ["out", "in", "reset", "button", "sim4", "sim5"];
+    assert_eq!(lines, names.map(|name| format!("{name:?}")).join("\n"));
+    assert_eq!(bench.run("/usr/bin/gpiofind button")?, "gpiochip0 3");
+    let messages = bench.run("dmesg")?;
+    assert!(!messages.contains("GPIO request failed"), "{messages}");
+    bench.guest.power_off()
+}
+
+#[test]
+fn lines_are_set_and_read() -> Result<()> {
+    let mut bench = Bench::boot()?;
+    assert_eq!(bench.run("/usr/bin/gpioget gpiochip0 0 1 2 3")?, "0 0 0 0");
+    bench.drive(3, 1)?;
+    assert_eq!(bench.run("/usr/bin/gpioget gpiochip0 2 3")?, "0 1");
+    // Through the wire, for as long as the program holds the line.
+    bench.run("/usr/bin/gpioset --mode=signal gpiochip0 0=1 2=1 & echo $! >/tmp/pid")?;
+    bench.expect("0 1")?;
+    bench.expect("1 1")?;
+    bench.expect("2 1")?;
+    assert_eq!(bench.run("/usr/bin/gpioget gpiochip0 1")?, "1");
+    bench.run("kill $(cat /tmp/pid)")?;
+    let mut changes = [String::new(), String::new(), String::new()];
+    for change in &mut changes {
+        bench.world.read_line(change)?;
+    }
+    changes.sort();
+    assert_eq!(changes, ["0 0\n", "1 0\n", "2 0\n"], "given back");
+    bench.guest.power_off()
+}
+
+#[test]
+fn edges_are_seen_by_gpiomon() -> Result<()> {
+    let mut bench = Bench::boot()?;
+    let monitor = "/usr/bin/gpiomon --num-events=6 --format='%o %e'";
+    bench.run(&format!("{monitor} gpiochip0 3 >/tmp/edges &"))?;
+    bench.toggle_while_runs(3, "gpiomon")?;
+    assert_eq!(bench.run("sort -u /tmp/edges")?, "3 0\n3 1");
+    assert_eq!(bench.run("wc -l </tmp/edges")?, "6");
+    for (option, kind) in [("--rising-edge", "3 1"), ("--falling-edge", "3 0")] {
+        bench.run(&format!("{monitor} {option} gpiochip0 3 >/tmp/edges &"))?;
+        bench.toggle_while_runs(3, "gpiomon")?;
+        assert_eq!(bench.run("sort -u /tmp/edges")?, kind);
+    }
+    let messages = bench.run("dmesg")?;
+    assert!(!messages.contains("WARNING"), "{messages}");
+    bench.guest.power_off()
+}
+
+#[test]
+fn each_edge_is_one_interrupt() -> Result<()> {
+    let mut bench = Bench::boot()?;
+    let base: u16 = bench.run("cat /sys/class/gpio/gpiochip*/base")?.parse()?;
+    bench.run(&format!("echo {} >/sys/class/gpio/export", base + 3))?;
+    let line = "/sys/class/gpio/button";
+    bench.run(&format!("echo in >{line}/direction"))?;
+    // Armed when this is back.
+    bench.run(&format!("echo both >{line}/edge"))?;
+    let count = "awk '/gpiolib/ { print $2 }' /proc/interrupts";
+    for turn in 1..=10 {
+        bench.drive(3, turn % 2)?;
+        bench.wait_for(count, &turn.to_string())?;
+        let value = bench.run(&format!("cat {line}/value"))?;
+        assert_eq!(value, (turn % 2).to_string());
+    }
+    // One that nobody waits for is forgotten.
+    bench.run(&format!("echo none >{line}/edge"))?;
+    bench.drive(3, 1)?;
+    bench.run(&format!("echo rising >{line}/edge"))?;
+    let before: u32 = bench.run(count)?.parse()?;
+    bench.drive(3, 0)?;
+    bench.drive(3, 1)?;
+    bench.wait_for(count, &(before + 1).to_string())?;
+    bench.guest.power_off()
+}
+
+#[test]
+fn the_driver_is_rebound_and_the_guest_reset() -> Result<()> {
+    let mut bench = Bench::boot()?;
+    let works = "/usr/bin/gpioset --mode=signal gpiochip0 5=1 & echo $! >/tmp/pid";
+    let driver = "/sys/bus/virtio/drivers/gpio_virtio";
+    bench.run(works)?;
+    bench.expect("5 1")?;
+    bench.run("kill $(cat /tmp/pid)")?;
+    bench.expect("5 0")?;
+    bench.run(&format!("basename {driver}/virtio* >/tmp/name"))?;
+    bench.run(&format!("cat /tmp/name >{driver}/unbind"))?;
+    assert_ne!(bench.guest.run("ls /dev/gpiochip0")?.status, 0);
+    bench.run(&format!("cat /tmp/name >{driver}/bind"))?;
+    bench.run(works)?;
+    bench.expect("5 1")?;
+    bench.guest.qmp().execute("stop")?;
+    bench.guest.qmp().execute("cont")?;
+    // What the guest drives stays so while it is stopped.
+    assert_eq!(bench.run("pidof gpioset >/dev/null && echo runs")?, "runs");
+    bench.guest.reset()?;
+    // The new driver has none of the old one's lines.
+    bench.expect("5 0")?;
+    bench.run(works)?;
+    bench.expect("5 1")?;
+    bench.run("kill $(cat /tmp/pid)")?;
+    bench.expect("5 0")?;
+    bench.guest.power_off()
+}
