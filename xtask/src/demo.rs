@@ -4,17 +4,21 @@
 //! |---|---|
 //! | `rng` | entropy |
 //! | `i2c` | a bus with an EEPROM and a temperature sensor |
+//! | `gpio` | lines, in and out |
 //!
 //! Each checks what it shows: something that is missing makes the demo fail.
 
+mod gpio;
 mod i2c;
 mod rng;
 
 use std::env;
 use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
+use tempfile::TempDir;
 use vhost_device_guest::setup::{self, Progress};
 use vhost_device_guest::{CommandOutput, Daemon, Guest, RunningGuest};
 
@@ -24,12 +28,13 @@ use crate::style::{self, Style};
 /// A device that is shown.
 struct Section {
     title: &'static str,
-    /// The daemon, with its options and the guest's device.
-    daemon: fn() -> Daemon,
-    show: fn(&mut RunningGuest, &mut Report) -> Result<()>,
+    /// The daemon, with its options and the guest's device. This and the next get a directory for
+    /// what they share.
+    daemon: fn(&Path) -> Daemon,
+    show: fn(&mut RunningGuest, &mut Report, &Path) -> Result<()>,
 }
 
-const SECTIONS: [Section; 2] = [rng::SECTION, i2c::SECTION];
+const SECTIONS: [Section; 3] = [rng::SECTION, i2c::SECTION, gpio::SECTION];
 
 /// Sets up, builds, boots, and shows.
 pub(crate) fn run(keep: bool) -> Result<ExitCode> {
@@ -38,11 +43,12 @@ pub(crate) fn run(keep: bool) -> Result<ExitCode> {
         "--keep gives the guest this terminal, but input or output is none"
     );
     setup::run(&Progress::new())?;
-    let mut guest = boot(keep)?;
+    let directory = TempDir::new()?;
+    let mut guest = boot(keep, directory.path())?;
     let mut report = Report::new(style::stdout());
     for section in &SECTIONS {
         report.begin(section.title);
-        (section.show)(&mut guest, &mut report)?;
+        (section.show)(&mut guest, &mut report, directory.path())?;
     }
     if keep {
         println!("\nA shell in the guest: `exit` ends it, Ctrl-A X kills it.");
@@ -52,8 +58,9 @@ pub(crate) fn run(keep: bool) -> Result<ExitCode> {
     Ok(report.end())
 }
 
-fn boot(keep: bool) -> Result<RunningGuest> {
-    let mut daemons: Vec<Daemon> = SECTIONS.iter().map(|section| (section.daemon)()).collect();
+fn boot(keep: bool, directory: &Path) -> Result<RunningGuest> {
+    let daemon = |section: &Section| (section.daemon)(directory);
+    let mut daemons: Vec<Daemon> = SECTIONS.iter().map(daemon).collect();
     if env::var_os("VHOST_DEVICE_BIN_DIR").is_none() {
         // The workspace's default members are the daemons.
         cargo::run(&["build", "--release"])?;

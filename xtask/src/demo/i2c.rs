@@ -1,5 +1,7 @@
 //! I2C: a simulated bus, found and used with i2c-tools and the drivers of Linux.
 
+use std::path::Path;
+
 use anyhow::Result;
 use vhost_device_guest::{Daemon, RunningGuest};
 
@@ -20,13 +22,13 @@ const READ: &str = "head -n 1 /sys/bus/i2c/devices/0-0050/eeprom";
 const NEW_SENSOR: &str = "echo lm75 0x48 > /sys/bus/i2c/devices/i2c-0/new_device";
 const TEMPERATURE: &str = "cat /sys/bus/i2c/devices/0-0048/hwmon/hwmon*/temp1_input";
 
-fn daemon() -> Daemon {
+fn daemon(_directory: &Path) -> Daemon {
     Daemon::new("vhost-device-i2c")
         .args(["--device-list", "sim", "--sim-temperature", "21.5"])
         .device("vhost-user-i2c-pci")
 }
 
-fn show(guest: &mut RunningGuest, report: &mut Report) -> Result<()> {
+fn show(guest: &mut RunningGuest, report: &mut Report, _directory: &Path) -> Result<()> {
     report.expect_parts("i2cdetect -l", &guest.run(ADAPTERS)?, &["i2c-0", "virtio"]);
     let found = guest.run(ADDRESSES)?;
     report.expect_parts("i2cdetect -y 0", &found, &["20", "30", "48", "50"]);

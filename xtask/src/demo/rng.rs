@@ -1,5 +1,7 @@
 //! Entropy: the driver, a sample, and how fast it comes.
 
+use std::path::Path;
+
 use anyhow::Result;
 use vhost_device_guest::{CommandOutput, Daemon, RunningGuest};
 
@@ -24,11 +26,11 @@ const MEASURED: &str = "16+0 records out";
 /// Busybox's `time` tells no shorter ones.
 const SHORTEST: f64 = 0.01;
 
-fn daemon() -> Daemon {
+fn daemon(_directory: &Path) -> Daemon {
     Daemon::new("vhost-device-rng").device("vhost-user-rng-pci")
 }
 
-fn show(guest: &mut RunningGuest, report: &mut Report) -> Result<()> {
+fn show(guest: &mut RunningGuest, report: &mut Report, _directory: &Path) -> Result<()> {
     let style = report.style;
     report.expect("driver bound", &guest.run(DRIVER)?, "virtio_rng");
     report.expect("current hwrng", &guest.run(CURRENT)?, "virtio_rng.0");

@@ -1,0 +1,113 @@
+//! GPIO: a simulated chip, used with libgpiod's tools; the demo is the world around the chip.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use vhost_device_guest::{Daemon, RunningGuest};
+
+use super::{Report, Section};
+
+pub(super) const SECTION: Section = Section {
+    title: "vhost-device-gpio: lines, in and out",
+    daemon,
+    show,
+};
+
+/// Lines 0 and 1 are wired together.
+const CHIP: &str = "sim:4,0=out,1=in,2=led,3=button,loop=0-1";
+/// The chip's lines, each with its level, as the control socket tells them at first.
+const LINES: usize = 4;
+const LED: &str = "2 1";
+const BUTTON: u16 = 3;
+
+// Busybox has no such programs, but these are named by their paths as the others are.
+const LINES_OF_CHIP: &str = "/usr/bin/gpioinfo gpiochip0";
+const LOOP: &str = "/usr/bin/gpioset --mode=signal gpiochip0 0=1 & holder=$!; \
+    until [ \"$(/usr/bin/gpioget gpiochip0 1)\" = 1 ] || ! kill -0 $holder; do :; done; \
+    /usr/bin/gpioget gpiochip0 1; kill $holder";
+const LED_ON: &str = "/usr/bin/gpioset --mode=signal gpiochip0 2=1 & echo $! > /tmp/led";
+const LED_OFF: &str = "kill $(cat /tmp/led)";
+const MONITOR: &str = "/usr/bin/gpiomon --num-events=4 --format='%o %e' gpiochip0 3 > /tmp/edges &";
+const MONITOR_RUNS: &str = "pidof gpiomon";
+const EDGES: &str = "sort -u /tmp/edges; wc -l < /tmp/edges";
+/// Line 3, falling and rising; and how many.
+const EXPECTED_EDGES: &str = "3 0\n3 1\n4";
+
+/// Only a hang takes as long.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// How often the button is pressed and released before the demo gives up: an edge counts only
+/// once the guest waits for it.
+const PRESSES: usize = 500;
+
+fn control(directory: &Path) -> PathBuf {
+    directory.join("gpio-control")
+}
+
+fn daemon(directory: &Path) -> Daemon {
+    let control = control(directory);
+    Daemon::new("vhost-device-gpio")
+        .args(["--device-list", CHIP])
+        .args(["--sim-control".as_ref(), control.as_os_str()])
+        .device("vhost-user-gpio-pci")
+}
+
+fn show(guest: &mut RunningGuest, report: &mut Report, directory: &Path) -> Result<()> {
+    let mut world = World::connect(&control(directory))?;
+    let names = ["\"out\"", "\"in\"", "\"led\"", "\"button\""];
+    report.expect_parts("gpioinfo", &guest.run(LINES_OF_CHIP)?, &names);
+    report.expect("out=1, then in is", &guest.run(LOOP)?, "1");
+
+    guest.run(LED_ON)?;
+    let seen = world.wait_for(LED);
+    let shown = seen.map(|()| report.style.good("the host sees 1"));
+    report.check("led=1", shown.map_err(|why| format!("{why:#}")));
+    guest.run(LED_OFF)?;
+
+    guest.run(MONITOR)?;
+    world.press_while_runs(guest, MONITOR_RUNS)?;
+    report.expect("gpiomon: line, edge", &guest.run(EDGES)?, EXPECTED_EDGES);
+    Ok(())
+}
+
+/// The world around the chip, through the simulator's control socket.
+struct World(BufReader<UnixStream>);
+
+impl World {
+    fn connect(path: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(path).context("cannot reach the simulated chip")?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        let mut world = Self(BufReader::new(stream));
+        for _ in 0..LINES {
+            world.change()?;
+        }
+        Ok(world)
+    }
+
+    /// The next change of a level.
+    fn change(&mut self) -> Result<String> {
+        let mut line = String::new();
+        let read = self.0.read_line(&mut line);
+        read.context("nothing changes on the simulated chip")?;
+        Ok(line.trim_end().to_owned())
+    }
+
+    fn wait_for(&mut self, change: &str) -> Result<()> {
+        while self.change()? != change {}
+        Ok(())
+    }
+
+    /// Presses and releases the button until a program of the guest has ended.
+    fn press_while_runs(&mut self, guest: &mut RunningGuest, is_running: &str) -> Result<()> {
+        for level in (0..PRESSES).map(|turn| u8::from(turn % 2 == 0)) {
+            writeln!(self.0.get_mut(), "{BUTTON}={level}")?;
+            self.wait_for(&format!("{BUTTON} {level}"))?;
+            if guest.run(is_running)?.status != 0 {
+                return Ok(());
+            }
+        }
+        bail!("the guest does not see the button");
+    }
+}
