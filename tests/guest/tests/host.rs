@@ -57,3 +57,18 @@ fn gpio_chips_of_the_kernel_are_made_and_driven() -> Result<()> {
     host.run_tests(&tests, &[])?.all_passed();
     host.power_off()
 }
+
+#[test]
+fn gpio_on_chips_of_the_kernel() -> Result<()> {
+    let tests = TestProgram::build("vhost-device-gpio", "lines")?;
+    assert_covers(
+        &tests,
+        &[
+            "g1_", "g2_", "g4_", "g5_", "g7_", "g8_", "g9_", "g10_", "g14_", "g15_", "g16_", "g17_",
+        ],
+    );
+    let mut host = Guest::new().test_program(&tests)?.boot()?;
+    host.run_tests(&tests, &["VHOST_DEVICE_TEST_GPIO_SIM=1"])?
+        .all_passed();
+    host.power_off()
+}

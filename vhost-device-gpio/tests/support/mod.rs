@@ -3,6 +3,8 @@
 // Each test program uses its part.
 #![allow(dead_code)]
 
+pub mod board;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -39,8 +41,10 @@ pub const NONE: u32 = 0;
 pub const OUT: u32 = 1;
 pub const IN: u32 = 2;
 pub const RISING: u32 = 1;
+pub const FALLING: u32 = 2;
 pub const BOTH: u32 = 3;
 pub const HIGH: u32 = 4;
+pub const LOW: u32 = 8;
 
 pub const OK: u8 = 0;
 pub const ERR: u8 = 1;
