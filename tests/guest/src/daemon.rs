@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
+use crate::held::Held;
 use crate::process::{Log, Process};
 
 /// How long a daemon may take to say that it is ready.
@@ -17,10 +18,15 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a daemon may take to end after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
+// The names of what a daemon has in its directory.
+const SOCKET: &str = "device.sock";
+const NOTIFY: &str = "notify.sock";
+
 /// The directory with the daemons' programs, when not the test's own build's.
 const BIN_DIR: &str = "VHOST_DEVICE_BIN_DIR";
 
 /// A daemon to be started for guests.
+#[derive(Clone)]
 pub struct Daemon {
     program: String,
     directory: Option<PathBuf>,
@@ -81,35 +87,40 @@ impl Daemon {
     /// Starts the daemon and waits until it says that it is ready.
     pub fn start(&self) -> Result<RunningDaemon> {
         let directory = TempDir::new().context("cannot make a directory for the sockets")?;
-        let socket = directory.path().join("device.sock");
-        let notify_path = directory.path().join("notify.sock");
-        let notify = UnixDatagram::bind(&notify_path).context("cannot make a notify socket")?;
+        let notify = UnixDatagram::bind(directory.path().join(NOTIFY))
+            .context("cannot make a notify socket")?;
         notify.set_nonblocking(true)?;
         let log = Log::new(
             format!("{}'s messages", self.program),
             directory.path().join("daemon.log"),
         );
-        let log_file = log.create()?;
+        log.create()?;
+        let mut daemon = RunningDaemon {
+            process: self.spawn(directory.path(), &log)?,
+            sockets: socket_paths(&directory.path().join(SOCKET), self.guests),
+            log,
+            notify,
+            stopped: false,
+            daemon: self.clone(),
+            directory,
+        };
+        daemon.wait_ready()?;
+        Ok(daemon)
+    }
+
+    fn spawn(&self, directory: &Path, log: &Log) -> Result<Process> {
         let mut command = Command::new(self.find_program()?);
-        command.arg("--socket-path").arg(&socket);
+        command.arg("--socket-path").arg(directory.join(SOCKET));
         if self.guests != 1 {
             command.arg("--socket-count").arg(self.guests.to_string());
         }
         command
             .args(&self.args)
-            .env("NOTIFY_SOCKET", &notify_path)
+            .env("NOTIFY_SOCKET", directory.join(NOTIFY))
             .stdin(std::process::Stdio::null())
-            .stdout(log_file.try_clone()?)
-            .stderr(log_file);
-        let mut daemon = RunningDaemon {
-            process: Process::spawn(&mut command, &self.program)?,
-            sockets: socket_paths(&socket, self.guests),
-            log,
-            stopped: false,
-            _directory: directory,
-        };
-        daemon.wait_ready(&notify)?;
-        Ok(daemon)
+            .stdout(log.append()?)
+            .stderr(log.append()?);
+        Process::spawn(&mut command, &self.program)
     }
 
     fn find_program(&self) -> Result<PathBuf> {
@@ -165,8 +176,11 @@ pub struct RunningDaemon {
     process: Process,
     sockets: Vec<PathBuf>,
     log: Log,
+    notify: UnixDatagram,
     stopped: bool,
-    _directory: TempDir,
+    /// What it is started again from.
+    daemon: Daemon,
+    directory: TempDir,
 }
 
 impl RunningDaemon {
@@ -182,6 +196,39 @@ impl RunningDaemon {
     /// Ends the daemon with SIGTERM, which it must obey with status 0 and with
     /// its sockets removed.
     pub fn stop(mut self) -> Result<()> {
+        self.terminate()?;
+        self.stopped = true;
+        Ok(())
+    }
+
+    /// Kills the daemon with SIGKILL, which leaves its sockets' files behind,
+    /// and starts it again in their place.
+    pub fn kill_and_restart(&mut self) -> Result<()> {
+        self.process.kill();
+        for socket in &self.sockets {
+            ensure!(socket.exists(), "who removed {}?", socket.display());
+        }
+        self.start_again()
+    }
+
+    /// Ends the daemon with SIGTERM as [`RunningDaemon::stop`] does, and starts
+    /// it again.
+    pub fn stop_and_restart(&mut self) -> Result<()> {
+        self.terminate()?;
+        self.start_again()
+    }
+
+    /// What the daemon's process has open, runs and maps now.
+    pub fn held(&self) -> Result<Held> {
+        Held::of(self.process.pid())
+    }
+
+    fn start_again(&mut self) -> Result<()> {
+        self.process = self.daemon.spawn(self.directory.path(), &self.log)?;
+        self.wait_ready()
+    }
+
+    fn terminate(&mut self) -> Result<()> {
         self.process.terminate()?;
         let Some(status) = self.process.wait_end(Instant::now() + STOP_TIMEOUT)? else {
             bail!("the daemon did not end within {STOP_TIMEOUT:?} of SIGTERM");
@@ -197,20 +244,22 @@ impl RunningDaemon {
                 socket.display()
             );
         }
-        self.stopped = true;
         Ok(())
     }
 
-    fn wait_ready(&mut self, notify: &UnixDatagram) -> Result<()> {
+    fn wait_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
         let mut message = [0; 4096];
         loop {
             self.process.wait_readable(
-                notify,
+                &self.notify,
                 deadline,
                 "READY=1 on the socket that NOTIFY_SOCKET names",
             )?;
-            let length = notify.recv(&mut message).context("cannot be notified")?;
+            let length = self
+                .notify
+                .recv(&mut message)
+                .context("cannot be notified")?;
             let mut lines = message[..length].split(|&byte| byte == b'\n');
             if lines.any(|line| line == b"READY=1") {
                 break;

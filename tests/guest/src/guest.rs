@@ -22,6 +22,12 @@ const LIFE: Duration = Duration::from_secs(120);
 const QEMU_START: Duration = Duration::from_secs(30);
 /// The guest's memory.
 const MEMORY: &str = "256M";
+/// How long QEMU waits between attempts to connect to a daemon that has gone.
+const RECONNECT: &str = ",reconnect-ms=100";
+/// Starts the guest anew at once, init or not.
+const REBOOT: &str = "reboot -f";
+/// Makes an NMI, which the machine can be made to send, a panic.
+const PANIC_ON_NMI: &str = "echo 1 > /proc/sys/kernel/unknown_nmi_panic";
 /// Ends the guest at once, init or not.
 const POWER_OFF: &str = "poweroff -f";
 /// Gives the console to a shell, and comes back when the shell ends.
@@ -39,6 +45,7 @@ pub struct Guest {
     programs: Programs,
     life: Duration,
     resets: bool,
+    reconnects: bool,
     console_on_terminal: bool,
 }
 
@@ -63,6 +70,7 @@ impl Guest {
             programs: Programs::default(),
             life: LIFE,
             resets: false,
+            reconnects: false,
             console_on_terminal: false,
         }
     }
@@ -107,6 +115,13 @@ impl Guest {
     #[must_use]
     pub fn resets(mut self) -> Self {
         self.resets = true;
+        self
+    }
+
+    /// Lets QEMU connect to the daemons again when they have gone and are back.
+    #[must_use]
+    pub fn reconnects(mut self) -> Self {
+        self.reconnects = true;
         self
     }
 
@@ -194,14 +209,15 @@ impl Guest {
         command.arg(format!("console={} quiet panic=-1", images.arch.console));
         for (number, device) in self.devices.iter().enumerate() {
             let id = format!("device{number}");
-            add_socket(&mut command, &id, &device.socket)?;
+            let reconnect = if self.reconnects { RECONNECT } else { "" };
+            add_socket(&mut command, &id, &device.socket, reconnect)?;
             command.arg("-device");
             command.arg(format!("{},chardev={id}", device.model));
         }
-        add_socket(&mut command, "qmp", &directory.join(QMP))?;
+        add_socket(&mut command, "qmp", &directory.join(QMP), "")?;
         command.args(["-mon", "chardev=qmp,mode=control"]);
         // The last device, so that the numbers of the others do not depend on it.
-        add_socket(&mut command, "port", &directory.join(PORT))?;
+        add_socket(&mut command, "port", &directory.join(PORT), "")?;
         command.args(["-device", "virtio-serial-pci"]);
         command.args(["-device", "virtserialport,chardev=port"]);
         Ok(command)
@@ -223,12 +239,13 @@ impl Guest {
     }
 }
 
-/// A character device of QEMU's that connects to this socket.
-fn add_socket(command: &mut Command, id: &str, path: &Path) -> Result<()> {
+/// A character device of QEMU's that connects to this socket, with more options.
+fn add_socket(command: &mut Command, id: &str, path: &Path, options: &str) -> Result<()> {
     let path = path.to_str().context("a socket's path is not UTF-8")?;
     command.arg("-chardev");
     // QEMU's options are parted by commas; one in a value is written twice.
-    command.arg(format!("socket,id={id},path={}", path.replace(',', ",,")));
+    let path = path.replace(',', ",,");
+    command.arg(format!("socket,id={id},path={path}{options}"));
     Ok(())
 }
 
@@ -276,6 +293,23 @@ impl RunningGuest {
         self.port.wait_ready(self.deadline)
     }
 
+    /// Lets the guest reboot and waits until it takes commands again. The guest
+    /// must have been made with [`Guest::resets`].
+    pub fn reboot(&mut self) -> Result<()> {
+        self.port.send(REBOOT)?;
+        self.port.wait_ready(self.deadline)
+    }
+
+    /// Makes the guest's kernel panic, which reboots it, and waits until it
+    /// takes commands again. The guest must have been made with
+    /// [`Guest::resets`].
+    pub fn panic(&mut self) -> Result<()> {
+        let set = self.run(PANIC_ON_NMI)?;
+        ensure!(set.status == 0, "the guest cannot be made to panic: {set}");
+        self.qmp.execute("inject-nmi")?;
+        self.port.wait_ready(self.deadline)
+    }
+
     /// Leaves the user to a shell on the guest's console until it ends or
     /// powers the guest off. The guest must have been made with
     /// [`Guest::console_on_terminal`].
@@ -296,6 +330,18 @@ impl RunningGuest {
         let deadline = self.deadline.unwrap_or(Instant::now() + LIFE);
         let Some(status) = self.qemu.wait_end(deadline)? else {
             bail!("the guest did not power off");
+        };
+        ensure!(status.success(), "QEMU ended with {status}");
+        self.stop_daemons()
+    }
+
+    /// Ends QEMU while the guest runs, through its monitor, and stops the
+    /// daemons that came with the guest, each of which must end well.
+    pub fn quit(mut self) -> Result<()> {
+        self.qmp.execute("quit")?;
+        let deadline = self.deadline.unwrap_or(Instant::now() + LIFE);
+        let Some(status) = self.qemu.wait_end(deadline)? else {
+            bail!("QEMU did not quit");
         };
         ensure!(status.success(), "QEMU ended with {status}");
         self.stop_daemons()

@@ -27,6 +27,7 @@
 mod arch;
 mod daemon;
 mod guest;
+mod held;
 mod port;
 mod process;
 mod programs;
@@ -38,6 +39,7 @@ mod test_program;
 pub use arch::Arch;
 pub use daemon::{Daemon, RunningDaemon};
 pub use guest::{Guest, RunningGuest};
+pub use held::Held;
 pub use qmp::Qmp;
 pub use seen::{CommandOutput, Seen};
 pub use test_program::{TestProgram, TestResults};

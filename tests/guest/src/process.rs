@@ -88,6 +88,11 @@ impl Process {
         status.with_context(|| format!("cannot wait for {}", self.name))
     }
 
+    /// The process's number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends SIGTERM.
     pub(crate) fn terminate(&self) -> Result<()> {
         kill_process(self.pid, Signal::TERM)
@@ -144,6 +149,12 @@ impl Log {
     /// Creates the file, to be given to a process.
     pub(crate) fn create(&self) -> Result<File> {
         File::create(&self.path).with_context(|| format!("cannot create {}", self.path.display()))
+    }
+
+    /// Opens the file that was created, to be written on from its end.
+    pub(crate) fn append(&self) -> Result<File> {
+        let opened = File::options().append(true).open(&self.path);
+        opened.with_context(|| format!("cannot open {}", self.path.display()))
     }
 
     /// Prints the last lines to standard error.
