@@ -27,14 +27,15 @@ const MAX_DELAY: u64 = 3_600_000;
 pub struct Args {
     /// The lines of one guest; given once for each guest, in their order.
     ///
-    /// [LINES@]CHIP[:NAMES], or several of these with `+` between them: LINES are offsets, ranges
-    /// and names with commas between them, or all lines of the chip; CHIP is gpiochip0, 0 or a
-    /// path; NAMES are what the guest calls the lines, with commas between them.
+    /// LINES@CHIP:NAMES, or several of these with + between them. LINES are offsets, ranges and
+    /// names with commas between them; without LINES@, all lines of the chip. CHIP is gpiochip0,
+    /// 0 or a path. NAMES are what the guest calls the lines, with commas between them, and may
+    /// be left out with their colon.
     ///
     /// N:N:… is a chip for each guest; sN is a simulated one with N lines.
     ///
-    /// sim:COUNT[,LINE=NAME][,loop=LINE-LINE][,pulse=LINE@MS][,edges=LINE@MS/MS/…] is a simulated
-    /// chip.
+    /// sim:COUNT is a simulated chip; behind it may come ,LINE=NAME ,loop=LINE-LINE
+    /// ,pulse=LINE@MS and ,edges=LINE@MS/MS/…
     #[arg(
         short = 'l',
         long = "device-list",

@@ -2,7 +2,7 @@
 //!
 //! An output has the level that it was given. Any other line has the level of the line that it is
 //! wired to, if that is an output, or else the level that comes from outside, which is low until
-//! a signal or a client of the [`control`] socket changes it.
+//! a signal or a client of the control socket changes it.
 //!
 //! A chip is as new with each connection of its guest.
 
