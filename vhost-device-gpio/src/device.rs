@@ -39,6 +39,8 @@ pub struct Gpio<L: Lines> {
     interrupts: bool,
     /// Requests for the end of the batch, in order.
     deferred: VecDeque<Deferred>,
+    /// How many event buffers were taken.
+    events_taken: u64,
     /// Event buffers that go back as soon as there are queues to give them back through.
     returned: Vec<Returned>,
     logs: Logs,
@@ -99,6 +101,7 @@ impl<L: Lines> Gpio<L> {
             host,
             interrupts: false,
             deferred: VecDeque::new(),
+            events_taken: 0,
             returned: Vec::new(),
             logs,
         }
@@ -284,6 +287,8 @@ impl<L: Lines> Gpio<L> {
 
     /// Takes a buffer of the event queue: it unmasks its line.
     fn take_buffer(&mut self, mut request: Request<'_>) {
+        let order = self.events_taken;
+        self.events_taken += 1;
         if request.writable_len() == 0 {
             self.logs.no_room.warn(format_args!(
                 "{}: an event buffer without room for a status goes back empty",
@@ -294,7 +299,7 @@ impl<L: Lines> Gpio<L> {
         let number = request.reader().read_obj::<EventRequest>();
         let number = number.map(|event| event.line.get()).ok();
         match number.and_then(|number| self.unmask(number)) {
-            Some(line) => line.hold(request.keep()),
+            Some(line) => line.hold(request.keep(), order),
             None => {
                 let status = number.map_or(IrqStatus::Invalid, |number| self.status(number));
                 return_buffer(request, status);
@@ -364,6 +369,27 @@ impl<L: Lines> Gpio<L> {
             self.returned.extend(line.edge(edge));
             self.look_at_level(number);
         }
+    }
+
+    /// The event queue is about to stop. Buffers behind which one was answered cannot be taken
+    /// again by whoever resumes, and would go back with length 0, which Linux's driver does not
+    /// expect: the line would have no interrupts any more. One that is INVALID it sends again.
+    fn return_what_cannot_be_resumed(&mut self, queues: &mut impl Resume) {
+        let mut held: Vec<_> = self
+            .lines
+            .iter_mut()
+            .filter(|l| l.holds_a_buffer())
+            .collect();
+        held.sort_by_key(|line| std::cmp::Reverse(line.order()));
+        let mut next = self.events_taken;
+        for line in held {
+            if line.order() + 1 == next {
+                next = line.order();
+            } else {
+                self.returned.extend(line.take_buffer(IrqStatus::Invalid));
+            }
+        }
+        self.return_buffers(queues);
     }
 
     /// Forgets all lines; the host has them back as they were at first.
@@ -454,6 +480,12 @@ impl<L: Lines> Device for Gpio<L> {
     fn on_event(&mut self, _source: usize, queues: &mut Queues<'_>) {
         self.take_edges();
         self.return_buffers(queues);
+    }
+
+    fn queue_stopping(&mut self, queue: QueueIndex, queues: &mut Queues<'_>) {
+        if queue != wire::REQUEST_QUEUE {
+            self.return_what_cannot_be_resumed(queues);
+        }
     }
 
     fn queue_stopped(&mut self, queue: QueueIndex) {

@@ -227,6 +227,37 @@ fn v2_held_buffers_are_taken_up_again_after_a_stop() {
 }
 
 #[test]
+fn v2_buffers_that_cannot_be_taken_up_again_come_back_invalid() {
+    let daemon = Daemon::start(SIM);
+    let mut guest = daemon.guest("s");
+    let mut world = daemon.world("control");
+    world.expect_levels(&[0; 6]);
+    for line in [3, 4] {
+        ok(&mut guest, SET_DIRECTION, line, IN);
+        ok(&mut guest, SET_IRQ_TYPE, line, RISING);
+    }
+    let old = unmask(&mut guest, 3);
+    let answered = unmask(&mut guest, 4);
+    world.send("4=1\n");
+    assert_eq!(event(&mut guest, answered), VALID);
+    world.expect("4 1");
+    let new = unmask(&mut guest, 4);
+    no_event(&mut guest);
+    let base = guest.stop(EVENTS).unwrap();
+    assert_eq!(base, 2, "the newest is taken again");
+    // Linux's driver makes it available again.
+    assert_eq!(event(&mut guest, old), INVALID);
+    world.send("3=1\n4=0\n4=1\n");
+    for change in ["3 1", "4 0", "4 1"] {
+        world.expect(change);
+    }
+    guest.resume(EVENTS, base).unwrap();
+    assert_eq!(event(&mut guest, new), VALID);
+    let again = unmask(&mut guest, 3);
+    assert_eq!(event(&mut guest, again), VALID);
+}
+
+#[test]
 fn c7_a_reset_gives_all_lines_back() {
     let daemon = Daemon::start(SIM);
     let mut guest = daemon.guest("s");

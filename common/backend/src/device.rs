@@ -86,6 +86,12 @@ pub trait Device {
         let _ = (source, queues);
     }
 
+    /// `queue` is about to stop: the last chance to answer what would else go back with length 0,
+    /// see [`Device::queue_stopped`].
+    fn queue_stopping(&mut self, queue: QueueIndex, queues: &mut Queues<'_>) {
+        let _ = (queue, queues);
+    }
+
     /// `queue` stops: the driver took it back. Whatever the device keeps of it is given up and
     /// must be dropped here: `kept` requests that were the newest are seen again when the queue
     /// resumes, older ones go back with length 0.

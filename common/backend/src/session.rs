@@ -616,6 +616,14 @@ impl<D: Device> Session<D> {
 
     /// Takes the queue from a vring, and returns the base to make the next one from.
     fn halt(&mut self, index: u32) -> Result<u16, MessageError> {
+        if self.vring(index)?.queue.is_some() {
+            let mut queues = Queues {
+                vrings: &mut self.vrings,
+                memory: &self.memory,
+            };
+            // Fits: there are at most 65535 vrings.
+            self.device.queue_stopping(index as QueueIndex, &mut queues);
+        }
         let vring = self.vring(index)?;
         vring.pending = false;
         let Some(mut queue) = vring.queue.take() else {

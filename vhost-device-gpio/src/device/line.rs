@@ -17,6 +17,8 @@ pub(super) struct Line {
     /// An edge came while the interrupt was masked.
     latched: bool,
     buffer: Option<Kept>,
+    /// How many event buffers were taken before the one that is held.
+    order: u64,
 }
 
 /// An event buffer on its way back.
@@ -90,8 +92,14 @@ impl Line {
         self.buffer.is_some()
     }
 
-    pub(super) fn hold(&mut self, buffer: Kept) {
+    pub(super) fn hold(&mut self, buffer: Kept, order: u64) {
         self.buffer = Some(buffer);
+        self.order = order;
+    }
+
+    /// How many event buffers were taken before the one that is held.
+    pub(super) fn order(&self) -> u64 {
+        self.order
     }
 
     /// Masks the interrupt: its buffer goes back with `status`.

@@ -262,10 +262,20 @@ impl State {
 
     /// Takes a new client, and tells it the level of each line.
     fn accept(&mut self) {
-        let stream = match self.listener.as_ref().map(|listener| listener.accept()) {
-            Some(Ok(stream)) => stream,
-            // It has left already; or the system has no descriptors now, and is asked again.
-            Some(Err(_)) | None => return,
+        let Some(listener) = &self.listener else {
+            return;
+        };
+        let stream = match listener.accept() {
+            Ok(stream) => stream,
+            // It has left already.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => {
+                // It would be ready forever, and this thread busy with it.
+                let guest = &self.guest;
+                log::error!("{guest}: the control socket takes no more clients: {error}");
+                self.bundle.remove(&**listener);
+                return;
+            }
         };
         let slots = (FIRST_CLIENT..).zip(&mut self.clients);
         let Some((token, slot)) = slots.into_iter().find(|(_, slot)| slot.is_none()) else {
