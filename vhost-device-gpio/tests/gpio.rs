@@ -10,8 +10,8 @@ use std::os::unix::net::UnixStream;
 
 use support::{
     BOTH, Daemon, ERR, EVENTS, F_IRQ, GET_DIRECTION, GET_LINE_NAMES, GET_VALUE, HIGH, IN, INVALID,
-    NONE, OK, OUT, REQUESTS, RISING, SET_DIRECTION, SET_IRQ_TYPE, SET_VALUE, VALID, event, header,
-    no_event, ok, options, request, run, send, unmask, wait,
+    NONE, OK, OUT, PROGRAM, REQUESTS, RISING, SET_DIRECTION, SET_IRQ_TYPE, SET_VALUE, VALID, event,
+    header, no_event, ok, options, request, send, unmask, wait,
 };
 use vhost_device_driver::{Buffer, Driver};
 
@@ -409,13 +409,13 @@ fn v9_what_cannot_be_had_ends_with_status_1() {
         (&["-l", "s1", "--sim-control", "/nowhere/c"], "/nowhere"),
         (&["-l", "s1", "--sim-control", "/dev/null"], "not a socket"),
     ] {
-        let (code, text) = run(&[&["-s", &socket], arguments].concat());
+        let (code, text) = PROGRAM.run(&[&["-s", &socket], arguments].concat());
         assert_eq!(code, 1, "{arguments:?}: {text}");
         assert!(text.contains(message), "{arguments:?}: {text}");
     }
     // What fails later leaves no control socket behind.
     let arguments = ["-s", "/nowhere/s", "-l", "s1", "--sim-control", &control];
-    let (code, text) = run(&arguments);
+    let (code, text) = PROGRAM.run(&arguments);
     assert_eq!(code, 1, "{text}");
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
 }
@@ -429,7 +429,7 @@ fn v9_usage_errors_end_with_status_2() {
         (&["-l", "0", "--attr", "1@0=loud"], "no attribute"),
         (&["-l", "0", "--safe", "1@0=2"], "neither 0 nor 1"),
     ] {
-        let (code, text) = run(&[&["-s", "/nowhere/s"], arguments].concat());
+        let (code, text) = PROGRAM.run(&[&["-s", "/nowhere/s"], arguments].concat());
         assert_eq!(code, 2, "{arguments:?}: {text}");
         assert!(text.contains(message), "{arguments:?}: {text}");
     }
@@ -437,7 +437,7 @@ fn v9_usage_errors_end_with_status_2() {
 
 #[test]
 fn v9_print_capabilities() {
-    let (code, text) = run(&["--print-capabilities"]);
+    let (code, text) = PROGRAM.run(&["--print-capabilities"]);
     assert_eq!(code, 0);
     let capabilities: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(

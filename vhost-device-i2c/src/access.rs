@@ -13,15 +13,6 @@ pub struct Grant {
     pub ranges: Vec<RangeInclusive<Address>>,
 }
 
-/// An address that may only be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReadOnly {
-    /// Which.
-    pub address: Address,
-    /// How many bytes a write may have: those that say where the next read begins.
-    pub pointer: usize,
-}
-
 /// Lists of addresses that contradict each other.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AccessError {
@@ -35,9 +26,6 @@ pub enum AccessError {
         /// The bus that was to have it too.
         second: String,
     },
-    /// What nobody may use need not be protected: likely a mistyped address.
-    #[error("the address {0} of --read-only is on no bus of --device-list")]
-    Nowhere(Address),
 }
 
 /// Where an address leads.
@@ -64,18 +52,11 @@ impl Access {
     /// The list that these grants make, on buses with these names.
     ///
     /// # Errors
-    /// When an address would be on two buses, or a read-only one on none.
-    pub fn new(
-        names: &[&str],
-        grants: &[Grant],
-        read_only: &[ReadOnly],
-    ) -> Result<Self, AccessError> {
+    /// When an address would be on two buses.
+    pub fn new(names: &[&str], grants: &[Grant]) -> Result<Self, AccessError> {
         let mut access = Self(vec![None; Address::COUNT]);
         for grant in grants {
             access.add(names, grant)?;
-        }
-        for protected in read_only {
-            access.protect(protected)?;
         }
         Ok(access)
     }
@@ -104,12 +85,25 @@ impl Access {
         Ok(())
     }
 
-    fn protect(&mut self, protected: &ReadOnly) -> Result<(), AccessError> {
-        let route = self.0.get_mut(protected.address.index());
-        let route = route.and_then(Option::as_mut);
-        let route = route.ok_or(AccessError::Nowhere(protected.address))?;
-        route.longest_write = Some(protected.pointer);
-        Ok(())
+    /// Lets only writes of up to `pointer` bytes through to these addresses: those that say where
+    /// the next read begins. Returns whether any of them is in the list.
+    pub fn protect(&mut self, range: &RangeInclusive<Address>, pointer: usize) -> bool {
+        let mut found = false;
+        for (place, address) in self.0.iter_mut().zip(Address::all()) {
+            if let Some(route) = place
+                && range.contains(&address)
+            {
+                route.longest_write = Some(pointer);
+                found = true;
+            }
+        }
+        found
+    }
+
+    /// The addresses in the list, each with the position of its bus.
+    pub fn addresses(&self) -> impl Iterator<Item = (Address, usize)> {
+        let routes = Address::all().zip(&self.0);
+        routes.filter_map(|(address, route)| Some((address, route.as_ref()?.bus)))
     }
 
     /// Where this address leads, if guests may use it.
@@ -137,7 +131,7 @@ mod tests {
             grant(1, &[0x48]),
             grant(0, &[0x20]),
         ];
-        let access = Access::new(&["a", "b"], &grants, &[]).unwrap();
+        let access = Access::new(&["a", "b"], &grants).unwrap();
         let bus = |number| access.route(Address::Seven(number)).map(|route| route.bus);
         assert_eq!([0x50, 0x51, 0x20].map(bus), [Some(0); 3]);
         assert_eq!(bus(0x48), Some(1));
@@ -147,7 +141,7 @@ mod tests {
 
     #[test]
     fn test_a_bus_without_addresses_has_them_all() {
-        let access = Access::new(&["a"], &[grant(0, &[])], &[]).unwrap();
+        let access = Access::new(&["a"], &[grant(0, &[])]).unwrap();
         assert!(Address::all().all(|address| access.route(address).is_some()));
     }
 
@@ -155,7 +149,7 @@ mod tests {
     fn test_an_address_on_two_buses_is_refused_with_both_names() {
         for second in [grant(1, &[0x51, 0x50]), grant(1, &[])] {
             let grants = [grant(0, &[0x50]), second];
-            let error = Access::new(&["left", "right"], &grants, &[]).unwrap_err();
+            let error = Access::new(&["left", "right"], &grants).unwrap_err();
             let text = error.to_string();
             for part in ["0x50", "left", "right"] {
                 assert!(text.contains(part), "{text}");
@@ -165,22 +159,28 @@ mod tests {
 
     #[test]
     fn test_a_read_only_address_lets_its_pointer_through() {
-        let read_only = |number, pointer| ReadOnly {
-            address: Address::Seven(number),
-            pointer,
-        };
-        let grants = [grant(0, &[0x50, 0x51])];
-        let access = Access::new(&["a"], &grants, &[read_only(0x50, 1)]).unwrap();
-        let may = |number, length| {
+        let one = |number| Address::Seven(number)..=Address::Seven(number);
+        let mut access = Access::new(&["a"], &[grant(0, &[0x50, 0x51])]).unwrap();
+        assert!(access.protect(&one(0x50), 1));
+        let may = |access: &Access, number, length| {
             let route = access.route(Address::Seven(number)).unwrap();
             route.may_write(length)
         };
-        assert!(may(0x50, 0) && may(0x50, 1) && !may(0x50, 2));
-        assert!(may(0x51, 8192));
-        let nowhere = Access::new(&["a"], &grants, &[read_only(0x52, 1)]);
+        assert!(may(&access, 0x50, 0) && may(&access, 0x50, 1) && !may(&access, 0x50, 2));
+        assert!(may(&access, 0x51, 8192));
+        assert!(!access.protect(&one(0x52), 1), "it is not in the list");
+        let range = Address::Seven(0x50)..=Address::Seven(0x57);
+        assert!(access.protect(&range, 2));
+        assert!(may(&access, 0x50, 2) && !may(&access, 0x51, 3));
+    }
+
+    #[test]
+    fn test_the_addresses_of_a_list() {
+        let access = Access::new(&["a", "b"], &[grant(1, &[0x50]), grant(0, &[0x20])]).unwrap();
+        let addresses: Vec<_> = access.addresses().collect();
         assert_eq!(
-            nowhere.unwrap_err(),
-            AccessError::Nowhere(Address::Seven(0x52))
+            addresses,
+            [(Address::Seven(0x20), 0), (Address::Seven(0x50), 1)]
         );
     }
 }

@@ -1,17 +1,18 @@
 //! The options of this daemon; those of every daemon are in `vhost-device-daemon`.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::access::ReadOnly;
 use crate::address::Address;
 
 /// What the user of the I2C daemon chooses.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// The buses, and the addresses on each that guests reach [default: all of them].
+    /// The buses, and the addresses on each that a guest reaches [default: all of them]; once for
+    /// all guests, or once for each guest, in their order.
     ///
     /// A bus is its number, its name, its path (/dev/i2c-1), `sim` or `sim-smbus` (simulators).
     /// Addresses are decimal or hex, single or ranges, for example `1:0x50-0x57:72,sim:0x20`.
@@ -23,19 +24,21 @@ pub struct Args {
     )]
     pub device_list: Vec<DeviceList>,
 
-    /// Let guests only read this address. Writes of up to POINTER bytes, which say where the
-    /// next read begins, are let through: 1 by default, 2 for an EEPROM above 16 kbit.
-    #[arg(long, value_name = "ADDR[:POINTER]", value_parser = parse_read_only)]
+    /// Let guests only read these addresses, or only the guest with this number, from 0.
+    ///
+    /// Writes of up to POINTER bytes, which say where the next read begins, are let through: 1 by
+    /// default, 2 for an EEPROM above 16 kbit.
+    #[arg(long, value_name = "[GUEST=]ADDR[-ADDR][:POINTER]")]
     pub read_only: Vec<ReadOnly>,
 
     /// Give up on an answer of the bus after this time; of all buses unless one is named. It is
     /// the adapter's setting, for everyone on the host, in steps of 10 ms.
     #[arg(long, value_name = "[BUS=]MILLISECONDS")]
-    pub timeout: Vec<Setting>,
+    pub timeout: Vec<Setting<NonZeroU32>>,
 
     /// Try so often again when the bus is busy; of all buses unless one is named.
     #[arg(long, value_name = "[BUS=]N")]
-    pub retries: Vec<Setting>,
+    pub retries: Vec<Setting<u32>>,
 
     /// The temperature at the simulators' LM75, in degrees Celsius.
     #[arg(
@@ -46,9 +49,13 @@ pub struct Args {
     )]
     #[arg(value_parser = parse_temperature)]
     pub sim_temperature: f32,
+
+    /// A socket to change simulated devices by, with lines of text: `BUS temperature=DEGREES`.
+    #[arg(long, value_name = "PATH")]
+    pub sim_control: Option<PathBuf>,
 }
 
-/// Buses and their addresses.
+/// The buses and addresses of a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceList(Vec<BusList>);
 
@@ -86,13 +93,24 @@ pub enum BusSpec {
     Path(PathBuf),
 }
 
+/// Addresses that may only be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadOnly {
+    /// By which guest; by all when none.
+    pub guest: Option<usize>,
+    /// Which.
+    pub range: RangeInclusive<Address>,
+    /// How many bytes a write may have: those that say where the next read begins.
+    pub pointer: usize,
+}
+
 /// A setting of one bus or of all.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting {
+pub struct Setting<T> {
     /// Which bus; all when none.
     pub bus: Option<BusSpec>,
     /// The value.
-    pub value: u32,
+    pub value: T,
 }
 
 impl fmt::Display for BusSpec {
@@ -210,19 +228,26 @@ fn address(number: u16) -> Result<Address, String> {
         .ok_or_else(|| format!("{number:#x} is no address: the last is 0x3ff"))
 }
 
-fn parse_read_only(text: &str) -> Result<ReadOnly, String> {
-    let (number, pointer) = text.split_once(':').unwrap_or((text, "1"));
-    let number = parse_number(number).ok_or_else(|| format!("{number} is no address"))?;
-    let pointer: u8 = pointer
-        .parse()
-        .map_err(|error| format!("{pointer}: {error}"))?;
-    Ok(ReadOnly {
-        address: address(number)?,
-        pointer: pointer.into(),
-    })
+impl FromStr for ReadOnly {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (guest, addresses) = match text.split_once('=') {
+            Some((guest, addresses)) => (Some(parse(guest)?), addresses),
+            None => (None, text),
+        };
+        let (range, pointer) = addresses.split_once(':').unwrap_or((addresses, "1"));
+        let range = parse_range(range)?.ok_or_else(|| format!("{range} is no address"))?;
+        let pointer: u8 = parse(pointer)?;
+        Ok(Self {
+            guest,
+            range,
+            pointer: pointer.into(),
+        })
+    }
 }
 
-impl FromStr for Setting {
+impl<T: FromStr<Err: fmt::Display>> FromStr for Setting<T> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -230,12 +255,17 @@ impl FromStr for Setting {
             Some((bus, value)) => (Some(bus.parse()?), value),
             None => (None, text),
         };
-        let value = value.parse().map_err(|error| format!("{value}: {error}"))?;
+        let value = parse(value)?;
         Ok(Self { bus, value })
     }
 }
 
-fn parse_temperature(text: &str) -> Result<f32, String> {
+fn parse<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error| format!("{text}: {error}"))
+}
+
+/// A temperature that an LM75 can tell, in degrees Celsius.
+pub(crate) fn parse_temperature(text: &str) -> Result<f32, String> {
     let degrees: f32 = text.parse().map_err(|error| format!("{error}"))?;
     if (-55.0..=125.0).contains(&degrees) {
         Ok(degrees)
@@ -308,14 +338,27 @@ mod tests {
 
     #[test]
     fn test_settings_and_read_only() {
-        let setting: Setting = "sim=20".parse().unwrap();
+        let setting: Setting<u32> = "sim=20".parse().unwrap();
         assert_eq!((setting.bus.is_some(), setting.value), (true, 20));
-        assert_eq!("20".parse::<Setting>().unwrap().bus, None);
-        assert!("sim=x".parse::<Setting>().is_err());
-        let read_only = parse_read_only("0x50:2").unwrap();
-        assert_eq!(read_only.address, Address::Seven(0x50));
-        assert_eq!(read_only.pointer, 2);
-        assert_eq!(parse_read_only("80").unwrap().pointer, 1);
+        assert_eq!("20".parse::<Setting<u32>>().unwrap().bus, None);
+        assert!("sim=x".parse::<Setting<u32>>().is_err());
+        assert!("0".parse::<Setting<NonZeroU32>>().is_err());
+        let read_only = |text: &str| text.parse::<ReadOnly>();
+        let expected = ReadOnly {
+            guest: Some(3),
+            range: seven(0x50, 0x57),
+            pointer: 2,
+        };
+        assert_eq!(read_only("3=0x50-0x57:2").unwrap(), expected);
+        let expected = ReadOnly {
+            guest: None,
+            range: seven(80, 80),
+            pointer: 1,
+        };
+        assert_eq!(read_only("80").unwrap(), expected);
+        for wrong in ["", "x", "0x50:", "0x50:300", "-1=0x50", "a=0x50", "=0x50"] {
+            assert!(read_only(wrong).is_err(), "{wrong}");
+        }
         assert!(parse_temperature("126").is_err());
     }
 }

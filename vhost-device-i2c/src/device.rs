@@ -13,15 +13,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use vhost_device_backend::{
-    Description, Device, QueueIndex, Queues, RateLimit, Refused, Resume, Timer,
-};
+use vhost_device_backend::{Description, Device, QueueIndex, Queues, Refused, Resume, Timer};
 use vhost_device_queue::{Kept, Reader, Request, Writer};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::access::Access;
 use crate::address::Address;
-use crate::host::{Bus, Data, Failure, MAX_MESSAGE_LEN, MAX_MESSAGES, Message};
+use crate::host::{Bus, Data, Functionality, MAX_MESSAGE_LEN, MAX_MESSAGES, Message};
+use crate::log::Log;
 
 /// VIRTIO 1.4 §5.18.1.
 const DEVICE_ID: u32 = 34;
@@ -38,11 +37,12 @@ const ERR: u8 = 1;
 /// its status. A guest could else have 4 GiB of zeros written, request for request.
 const MAX_ANSWER: usize = u16::MAX as usize + 1;
 
-/// The most requests that are kept, each with its bytes: what a guest can have the daemon store.
-const MAX_KEPT: usize = 256;
+/// The most bytes of messages that are stored for requests that wait: what a guest can make the
+/// daemon store. How many requests wait, the queue limits.
+const MAX_STORED: usize = 2 << 20;
 
-/// How many groups are done before the session's other business has its turn: on a bus that is
-/// stuck, each costs a timeout.
+/// How many groups are done before the session's other business has its turn. When one has failed
+/// as it does on a bus that is stuck, none: the next may cost a timeout as well.
 const MAX_DONE: usize = 16;
 
 /// How many requests are kept before groups are done though more are available.
@@ -68,7 +68,7 @@ impl OutHeader {
 
 /// Why a request is answered with ERR before it reaches its bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-enum Refusal {
+pub(crate) enum Refusal {
     #[error("the address field {0:#06x} is no address")]
     Address(u16),
     #[error("the address {0} is not for this guest")]
@@ -87,8 +87,10 @@ enum Refusal {
     TwoBuses,
     #[error("a group with a malformed request in it")]
     Malformed,
-    #[error("too many requests wait")]
-    TooMany,
+    #[error("requests with more than {MAX_STORED} bytes wait")]
+    TooMuch,
+    #[error("the adapter has no way to do these messages at {0}")]
+    Unsupported(Address),
 }
 
 /// What a request asks for.
@@ -100,25 +102,28 @@ struct Plan {
     length: usize,
 }
 
-/// A request of a group.
+/// A message that waits for the rest of its group.
 #[derive(Debug)]
-struct Member {
-    kept: Kept,
+struct Planned {
     plan: Plan,
     /// What is written, or room for what is read.
     bytes: Vec<u8>,
 }
 
-/// Requests that are one transaction.
+/// A request of a group.
+#[derive(Debug)]
+struct Member {
+    kept: Kept,
+    /// None if it is for its sake that the group fails, or one before it.
+    message: Option<Planned>,
+}
+
+/// Requests that are one transaction, in the driver's order.
 #[derive(Debug, Default)]
 struct Group {
     members: Vec<Member>,
-    /// Requests that only wait for the group's failure.
-    refused: Vec<Kept>,
     /// Why the group fails, if it does.
     refusal: Option<Refusal>,
-    /// How many requests it has, kept or not.
-    count: usize,
 }
 
 /// The I2C adapter of one connection.
@@ -132,8 +137,14 @@ pub struct Adapter {
     open: Option<Group>,
     /// Whether the timer runs for it.
     grace: bool,
+    /// Whether the timer runs because many requests wait.
+    hurry: bool,
     /// How many requests are in all of them.
     kept: usize,
+    /// How many bytes are stored for them.
+    stored: usize,
+    /// Whether a transaction has failed in a way that may have cost a timeout, in this turn.
+    slow: bool,
     /// Room for the message of a request that is alone.
     room: Vec<u8>,
     timer: Timer,
@@ -141,26 +152,24 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// An adapter of `guest` for those addresses of `buses` that `access` lists.
+    /// An adapter for those addresses of `buses` that `access` lists.
     ///
     /// # Errors
     /// When the system has no descriptors left.
-    pub fn new(
-        guest: String,
-        buses: Arc<[Arc<dyn Bus>]>,
-        access: Arc<Access>,
-        limits: Limits,
-    ) -> io::Result<Self> {
+    pub fn new(buses: Arc<[Arc<dyn Bus>]>, access: Arc<Access>, log: Log) -> io::Result<Self> {
         Ok(Self {
             buses,
             access,
             groups: VecDeque::new(),
             open: None,
             grace: false,
+            hurry: false,
             kept: 0,
+            stored: 0,
+            slow: false,
             room: vec![0; MAX_MESSAGE_LEN],
             timer: Timer::new()?,
-            log: Log::new(guest, limits),
+            log,
         })
     }
 
@@ -173,14 +182,14 @@ impl Adapter {
         };
         if room == 0 || room > MAX_ANSWER {
             if header.has(FAIL_NEXT) {
-                self.open.get_or_insert_default();
+                self.open_group();
             }
             self.spoil_group();
             self.end_group_unless(header.has(FAIL_NEXT));
             return;
         }
         let plan = self.plan(header, request.reader().remaining(), room - 1);
-        if self.is_idle() && !header.has(FAIL_NEXT) {
+        if self.is_idle() && !self.slow && !header.has(FAIL_NEXT) {
             self.answer_alone(request, plan);
         } else {
             self.add_to_group(request, plan);
@@ -205,7 +214,8 @@ impl Adapter {
             return Err(Refusal::ReadOnly(address));
         }
         let bus = self.buses.get(route.bus).ok_or(Refusal::Denied(address))?;
-        if address.is_ten_bit() && !has_ten_bit(&**bus) {
+        let functions = bus.functionality();
+        if address.is_ten_bit() && !functions.has(Functionality::TEN_BIT_ADDRESSES) {
             return Err(Refusal::TenBit(address));
         }
         Ok(Plan {
@@ -245,11 +255,11 @@ impl Adapter {
         let bus = self.buses.get(plan.bus)?;
         match bus.transfer(&mut [message(plan, bytes)]) {
             Ok(()) => {
-                self.log.done(&**bus);
+                self.log.done(plan.bus, &**bus);
                 write_success(writer, if plan.read { bytes } else { &[] })
             }
             Err(failure) => {
-                self.log.failed(&**bus, plan.address, failure);
+                self.slow |= self.log.failed(plan.bus, &**bus, plan.address, failure);
                 write_failure(writer)
             }
         }
@@ -260,39 +270,22 @@ impl Adapter {
         self.groups.is_empty() && self.open.is_none()
     }
 
-    fn add_to_group(&mut self, mut request: Request<'_>, plan: Result<Plan, Refusal>) {
-        let full = self.kept >= MAX_KEPT;
-        let group = self.open.get_or_insert_default();
+    /// The group that is not whole yet. More comes for it, so it does not end with the timer.
+    fn open_group(&mut self) -> &mut Group {
         self.grace = false;
-        group.count += 1;
-        let plan = if full {
-            Err(Refusal::TooMany)
-        } else {
-            plan.and_then(|plan| group.check(plan))
-        };
-        if let Err(refusal) = plan {
-            group.refuse(refusal);
-        }
-        if full || group.count > MAX_MESSAGES {
-            // It fails whatever comes, and what has not been stored need not be.
-            if write_failure(request.writer()).is_some() {
-                request.complete();
-            }
-            return;
-        }
-        let bytes = plan.and_then(|plan| fetch(plan, request.reader()));
-        match (plan, bytes) {
-            (Ok(plan), Ok(bytes)) => group.members.push(Member {
-                kept: request.keep(),
-                plan,
-                bytes,
-            }),
-            (Err(refusal), _) | (_, Err(refusal)) => {
-                group.refuse(refusal);
-                group.refused.push(request.keep());
-            }
-        }
+        self.open.get_or_insert_default()
+    }
+
+    fn add_to_group(&mut self, mut request: Request<'_>, plan: Result<Plan, Refusal>) {
+        let room = MAX_STORED.saturating_sub(self.stored);
+        let group = self.open_group();
+        let message = plan.and_then(|plan| group.take(plan, room, request.reader()));
+        let message = message.map_err(|refusal| group.refuse(refusal)).ok();
+        let stored = message.as_ref().map_or(0, |message| message.bytes.len());
+        let kept = request.keep();
+        group.members.push(Member { kept, message });
         self.kept += 1;
+        self.stored += stored;
     }
 
     /// A request that cannot be answered was dropped: if it is of a group, that must not be done
@@ -309,31 +302,40 @@ impl Adapter {
             return;
         }
         self.groups.extend(self.open.take());
-        if self.kept >= ENOUGH {
+        if self.kept >= ENOUGH && !self.hurry {
+            self.hurry = true;
             self.timer.arm(Duration::ZERO);
         }
     }
 
     /// Does the groups that are whole, in order, and sees to the one that is not.
     fn flush(&mut self, queues: &mut impl Resume) {
+        self.slow = false;
+        self.hurry = false;
         for _ in 0..MAX_DONE {
+            if self.slow {
+                break;
+            }
             let Some(group) = self.groups.pop_front() else {
                 break;
             };
-            self.kept -= group.members.len() + group.refused.len();
+            self.kept -= group.members.len();
+            self.stored -= group.stored();
             self.execute(group, queues);
         }
-        self.grace = self.groups.is_empty() && self.open.is_some();
-        if self.grace {
-            self.timer.arm(GRACE);
-        } else if !self.groups.is_empty() {
+        if !self.groups.is_empty() {
+            self.hurry = true;
             self.timer.arm(Duration::ZERO);
+        } else if self.open.is_some() && !self.grace {
+            self.grace = true;
+            self.timer.arm(GRACE);
         }
     }
 
     /// The timer has fired. If it ran for the open group, the driver has left its end out.
     fn wake(&mut self, queues: &mut impl Resume) {
         if self.grace {
+            self.grace = false;
             self.groups.extend(self.open.take());
         }
         self.flush(queues);
@@ -348,36 +350,36 @@ impl Adapter {
             }
         };
         for (position, member) in group.members.into_iter().enumerate() {
-            let answer = (position < done).then_some(&member.bytes);
-            let answer = answer.map(|bytes| if member.plan.read { &bytes[..] } else { &[] });
-            give_back(queues, member.kept, answer);
-        }
-        for kept in group.refused {
-            give_back(queues, kept, None);
+            let message = member.message.filter(|_| position < done);
+            give_back(queues, member.kept, message.as_ref().map(Planned::answer));
         }
     }
 
     /// Returns how many messages were done.
     fn transfer_group(&mut self, members: &mut [Member]) -> usize {
-        let count = members.len();
-        let Some(Plan { bus, address, .. }) = members.first().map(|member| member.plan) else {
-            return 0;
-        };
-        let Some(bus) = self.buses.get(bus) else {
-            return 0;
-        };
-        let mut messages: Vec<_> = members
+        let messages = members
             .iter_mut()
-            .map(|member| message(member.plan, &mut member.bytes))
-            .collect();
+            .filter_map(|member| member.message.as_mut());
+        let planned: Vec<_> = messages.collect();
+        let plans: Vec<_> = planned.iter().map(|message| message.plan).collect();
+        let Some((&first, last)) = plans.first().zip(plans.len().checked_sub(1)) else {
+            return 0;
+        };
+        let Some(bus) = self.buses.get(first.bus) else {
+            return 0;
+        };
+        let mut messages: Vec<_> = planned.into_iter().map(Planned::message).collect();
         match bus.transfer(&mut messages) {
             Ok(()) => {
-                self.log.done(&**bus);
-                count
+                self.log.done(first.bus, &**bus);
+                plans.len()
             }
             Err(failure) => {
-                self.log.failed(&**bus, address, failure);
-                failure.done.min(count.saturating_sub(1))
+                // Whatever the bus says, one of them failed.
+                let done = failure.done.min(last);
+                let address = plans.get(done).map_or(first.address, |plan| plan.address);
+                self.slow |= self.log.failed(first.bus, &**bus, address, failure);
+                done
             }
         }
     }
@@ -387,44 +389,60 @@ impl Adapter {
         self.groups.clear();
         self.open = None;
         self.grace = false;
+        self.hurry = false;
         self.kept = 0;
+        self.stored = 0;
+        self.slow = false;
         self.timer.disarm();
     }
 }
 
 impl Group {
-    /// Whether one more message fits in the transaction.
-    fn check(&self, plan: Plan) -> Result<Plan, Refusal> {
-        if self.count > MAX_MESSAGES {
+    /// Takes one more message into the transaction, with its bytes: at most [`MAX_MESSAGE_LEN`],
+    /// and not more than there is `room` for. When the group fails anyway, it stores nothing.
+    fn take(&self, plan: Plan, room: usize, reader: &mut Reader<'_>) -> Result<Planned, Refusal> {
+        if let Some(refusal) = self.refusal {
+            return Err(refusal);
+        }
+        if self.members.len() >= MAX_MESSAGES {
             return Err(Refusal::GroupTooLong);
         }
-        let other = self.members.first();
-        if other.is_some_and(|member| member.plan.bus != plan.bus) {
+        let first = self.members.first();
+        let first = first.and_then(|member| member.message.as_ref());
+        if first.is_some_and(|first| first.plan.bus != plan.bus) {
             return Err(Refusal::TwoBuses);
         }
-        Ok(plan)
+        if plan.length > room {
+            return Err(Refusal::TooMuch);
+        }
+        let mut bytes = vec![0; plan.length];
+        if !plan.read {
+            let read = reader.read_exact(&mut bytes);
+            read.map_err(|_| Refusal::Malformed)?;
+        }
+        Ok(Planned { plan, bytes })
     }
 
     /// The first reason counts.
     fn refuse(&mut self, refusal: Refusal) {
         self.refusal.get_or_insert(refusal);
     }
-}
 
-fn has_ten_bit(bus: &dyn Bus) -> bool {
-    use crate::host::Functionality;
-    bus.functionality().has(Functionality::TEN_BIT_ADDRESSES)
-}
-
-/// The bytes that a planned message writes, or room for those that it reads: at most
-/// [`MAX_MESSAGE_LEN`].
-fn fetch(plan: Plan, reader: &mut Reader<'_>) -> Result<Vec<u8>, Refusal> {
-    let mut bytes = vec![0; plan.length];
-    if !plan.read {
-        let read = reader.read_exact(&mut bytes);
-        read.map_err(|_| Refusal::Malformed)?;
+    fn stored(&self) -> usize {
+        let messages = self.members.iter().filter_map(|m| m.message.as_ref());
+        messages.map(|message| message.bytes.len()).sum()
     }
-    Ok(bytes)
+}
+
+impl Planned {
+    fn message(&mut self) -> Message<'_> {
+        message(self.plan, &mut self.bytes)
+    }
+
+    /// The bytes that the driver gets, once it is done.
+    fn answer(&self) -> &[u8] {
+        if self.plan.read { &self.bytes } else { &[] }
+    }
 }
 
 fn message(plan: Plan, bytes: &mut [u8]) -> Message<'_> {
@@ -489,9 +507,7 @@ impl Device for Adapter {
     }
 
     fn queue_drained(&mut self, _queue: QueueIndex, queues: &mut Queues<'_>) {
-        if !self.is_idle() {
-            self.flush(queues);
-        }
+        self.flush(queues);
     }
 
     fn event_sources(&self) -> Vec<BorrowedFd<'_>> {
@@ -510,71 +526,6 @@ impl Device for Adapter {
 
     fn reset(&mut self) {
         self.forget();
-    }
-}
-
-/// What limits the device's log lines about its guest. A clone shares the limits.
-#[derive(Clone, Debug, Default)]
-pub struct Limits {
-    malformed: RateLimit,
-    refused: RateLimit,
-    failed: RateLimit,
-    works: RateLimit,
-}
-
-/// What the user is told: what fails, once a burst.
-#[derive(Debug)]
-struct Log {
-    guest: String,
-    limits: Limits,
-    /// How many transactions have failed one after the other.
-    failures: u64,
-}
-
-impl Log {
-    fn new(guest: String, limits: Limits) -> Self {
-        Self {
-            guest,
-            limits,
-            failures: 0,
-        }
-    }
-
-    fn malformed(&mut self) {
-        self.limits.malformed.warn(format_args!(
-            "{}: a request without a header or without room for a status goes back empty",
-            self.guest
-        ));
-    }
-
-    fn refused(&mut self, refusal: Refusal) {
-        self.limits
-            .refused
-            .warn(format_args!("{}: refused: {refusal}", self.guest));
-    }
-
-    fn failed(&mut self, bus: &dyn Bus, address: Address, failure: Failure) {
-        let (guest, name) = (&self.guest, bus.name());
-        if failure.is_refusal() {
-            log::debug!("{guest}: {name}: nobody at {address} takes this: {failure}");
-            return;
-        }
-        if self.failures == 0 {
-            self.limits.failed.warn(format_args!(
-                "{guest}: {name}: cannot reach {address}: {failure}"
-            ));
-        }
-        self.failures += 1;
-    }
-
-    fn done(&mut self, bus: &dyn Bus) {
-        let count = std::mem::take(&mut self.failures);
-        if count > 0 {
-            let (guest, name) = (&self.guest, bus.name());
-            self.limits.works.warn(format_args!(
-                "{guest}: {name}: works again after {count} failures"
-            ));
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -26,6 +27,8 @@ impl Functionality {
     pub const I2C: u32 = 0x0000_0001;
     /// 10-bit addresses.
     pub const TEN_BIT_ADDRESSES: u32 = 0x0000_0002;
+    /// A block written and a block read back, each with its length before it.
+    pub const BLOCK_PROCESS_CALL: u32 = 0x0000_8000;
     /// No data at all.
     pub const QUICK: u32 = 0x0001_0000;
     /// One byte, received.
@@ -50,7 +53,7 @@ impl Functionality {
     pub const READ_I2C_BLOCK: u32 = 0x0400_0000;
     /// A block without its length, written.
     pub const WRITE_I2C_BLOCK: u32 = 0x0800_0000;
-    /// Every call that SMBus has here, and no plain messages.
+    /// All of the above from [`Self::QUICK`] on.
     pub const ALL_SMBUS: u32 = 0x0fff_0000;
 
     /// Whether it can do all of this.
@@ -113,6 +116,11 @@ impl Failure {
     pub fn is_refusal(self) -> bool {
         matches!(self.error, Errno::NXIO | Errno::REMOTEIO | Errno::NODEV)
     }
+
+    /// The adapter has no way to do this, and has not tried.
+    pub fn is_unsupported(self) -> bool {
+        self.error == Errno::OPNOTSUPP
+    }
 }
 
 impl From<io::Error> for Failure {
@@ -121,13 +129,37 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// An I2C bus, shared by all guests of a daemon.
+/// Which bus it is, by whatever name it is called.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BusId {
+    /// A bus of the host, by the number of its character device.
+    Device(u64),
+    /// A simulator, by its name.
+    Sim(String),
+}
+
+/// An I2C bus, as one guest has it: others may have the same.
 pub trait Bus: Debug + Send + Sync {
     /// What to call it in the log.
     fn name(&self) -> &str;
 
+    /// Which bus it is.
+    fn id(&self) -> BusId;
+
     /// What it can do.
     fn functionality(&self) -> Functionality;
+
+    /// Sets how long it waits for an answer, for everyone who uses it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn set_timeout(&self, timeout: Duration) -> io::Result<()>;
+
+    /// Sets how often it tries again when it is busy, for everyone who uses it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn set_retries(&self, retries: u32) -> io::Result<()>;
 
     /// Does the messages as one transaction: one start, repeated starts between them, one stop.
     /// There are at most [`MAX_MESSAGES`], none longer than [`MAX_MESSAGE_LEN`]. Returns when

@@ -7,35 +7,51 @@
 //! | [`address`] | 7-bit and 10-bit addresses |
 //! | [`device`] | the device: requests, groups, one status each |
 //! | [`host`] | the buses below |
+//! | `control` | changes simulated devices while they run |
+//! | `log` | what is said of a guest, once a burst |
 //!
 //! `unsafe` is in `host::linux` (the ioctls of `i2c-dev`).
 
 pub mod access;
 pub mod address;
 pub mod args;
+mod control;
 pub mod device;
 pub mod host;
+pub mod log;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use vhost_device_daemon::{Backend, Identity};
+use vhost_device_daemon::{Backend, BindError, Identity, Listener};
 
 use crate::access::{Access, AccessError, Grant};
-use crate::args::{Args, BusSpec, Setting};
-use crate::device::{Adapter, Limits};
-use crate::host::Bus;
+use crate::address::Address;
+use crate::args::{Args, BusSpec, DeviceList, ReadOnly, Setting};
+use crate::device::Adapter;
 use crate::host::linux::{Linux, OpenError};
 use crate::host::sim::Sim;
+use crate::host::{Bus, BusId};
+use crate::log::Log;
 
-/// The daemon: some buses behind one virtual adapter, the same for all guests.
+/// The daemon: for each guest, some buses behind one virtual adapter.
 #[derive(Debug)]
 pub struct I2c {
+    guests: Vec<Guest>,
+    /// The file of the control socket is there for as long as this.
+    _control: Option<Listener>,
+}
+
+/// What a guest has, whether it is connected or not.
+#[derive(Debug)]
+struct Guest {
+    /// Opened for this guest alone: nothing that two guests would wait for in turn is theirs,
+    /// and the kernel serves those who wait for an adapter in order.
     buses: Arc<[Arc<dyn Bus>]>,
     access: Arc<Access>,
-    /// One a guest.
-    limits: Vec<Limits>,
+    log: Log,
 }
 
 /// Why the daemon cannot start.
@@ -44,9 +60,36 @@ pub enum StartError {
     /// A bus cannot be had.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The lists of addresses contradict each other.
-    #[error(transparent)]
-    Access(#[from] AccessError),
+    /// A list of addresses contradicts itself.
+    #[error("--device-list for guest {guest}")]
+    Access {
+        /// The guest.
+        guest: usize,
+        /// The contradiction.
+        source: AccessError,
+    },
+    /// Neither one list nor one for each guest.
+    #[error(
+        "--device-list is given {lists} times for {guests} guests: give it once for all guests, \
+         or once for each"
+    )]
+    Lists {
+        /// How many lists.
+        lists: usize,
+        /// How many guests.
+        guests: usize,
+    },
+    /// What nobody may use need not be protected: likely a mistyped address.
+    #[error("the address {0} of --read-only is on no bus of --device-list")]
+    NothingToProtect(Address),
+    /// The same for one guest.
+    #[error("the address {address} of --read-only is not for guest {guest}")]
+    NotOfGuest {
+        /// The guest.
+        guest: usize,
+        /// The address.
+        address: Address,
+    },
     /// A setting of a bus that no list names.
     #[error("{option} names the bus {bus}, which --device-list does not")]
     NoSuchBus {
@@ -55,108 +98,182 @@ pub enum StartError {
         /// The bus that it names.
         bus: String,
     },
+    /// A setting was refused.
+    #[error("{option} {value} cannot be set for the bus {bus}")]
+    Setting {
+        /// The option.
+        option: &'static str,
+        /// The bus.
+        bus: String,
+        /// The value.
+        value: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no way to control the simulators.
+    #[error(transparent)]
+    Control(#[from] BindError),
+    /// Nobody can listen to what they say.
+    #[error("cannot listen at the control socket")]
+    ControlThread(#[source] io::Error),
 }
 
-/// A bus, and what the command line said of it.
+/// Opens buses.
 #[derive(Debug)]
-enum Opened {
-    Linux(Linux),
-    Sim(Sim),
+struct Opener {
+    /// By name: those that several guests reach are one.
+    sims: BTreeMap<String, Arc<Sim>>,
+    degrees: f32,
 }
 
-impl I2c {
-    /// Opens each bus once, by whatever names it is called.
-    fn open_buses(args: &Args) -> Result<(Vec<Opened>, Vec<Grant>), StartError> {
-        let mut buses = Vec::new();
+impl Opener {
+    fn open(&mut self, spec: &BusSpec) -> Result<Arc<dyn Bus>, OpenError> {
+        Ok(match spec {
+            BusSpec::Sim { name, smbus_only } => self.sim(name, *smbus_only),
+            BusSpec::Number(number) => Arc::new(Linux::by_number(*number)?),
+            BusSpec::Name(name) => Arc::new(Linux::by_name(name)?),
+            BusSpec::Path(path) => Arc::new(Linux::by_path(path)?),
+        })
+    }
+
+    fn sim(&mut self, name: &str, smbus_only: bool) -> Arc<Sim> {
+        let new = || Arc::new(Sim::standard(name.to_owned(), smbus_only, self.degrees));
+        Arc::clone(self.sims.entry(name.to_owned()).or_insert_with(new))
+    }
+
+    /// Opens each bus of a guest's list once, by whatever names it is called.
+    fn guest(&mut self, guest: usize, list: &DeviceList) -> Result<Guest, StartError> {
+        let mut buses: Vec<Arc<dyn Bus>> = Vec::new();
         let mut grants = Vec::new();
-        let mut numbers = BTreeMap::new();
-        for entry in &args.device_list {
-            for list in entry.iter() {
-                let bus = open(&list.bus, args)?;
-                let next = buses.len();
-                let number = *numbers.entry(bus.identity()).or_insert(next);
-                if number == next {
-                    buses.push(bus);
-                }
-                grants.push(Grant {
-                    bus: number,
-                    ranges: list.ranges.clone(),
-                });
+        for entry in list.iter() {
+            let bus = self.open(&entry.bus)?;
+            let known = buses.iter().position(|other| other.id() == bus.id());
+            let number = known.unwrap_or(buses.len());
+            if known.is_none() {
+                buses.push(bus);
             }
+            grants.push(Grant {
+                bus: number,
+                ranges: entry.ranges.clone(),
+            });
         }
-        Ok((buses, grants))
+        let names: Vec<_> = buses.iter().map(|bus| bus.name()).collect();
+        let access = Access::new(&names, &grants);
+        let access = access.map_err(|source| StartError::Access { guest, source })?;
+        Ok(Guest {
+            log: Log::new(format!("guest {guest}"), buses.len()),
+            buses: buses.into(),
+            access: Arc::new(access),
+        })
     }
 }
 
-fn open(spec: &BusSpec, args: &Args) -> Result<Opened, StartError> {
-    Ok(match spec {
-        BusSpec::Sim { name, smbus_only } => Opened::Sim(Sim::standard(
-            name.clone(),
-            *smbus_only,
-            args.sim_temperature,
-        )),
-        BusSpec::Number(number) => Opened::Linux(Linux::by_number(*number)?),
-        BusSpec::Name(name) => Opened::Linux(Linux::by_name(name)?),
-        BusSpec::Path(path) => Opened::Linux(Linux::by_path(path)?),
-    })
-}
-
-impl Opened {
-    /// The same for two names of one bus.
-    fn identity(&self) -> String {
-        match self {
-            Self::Linux(bus) => format!("device {}", bus.device()),
-            Self::Sim(bus) => format!("simulator {}", bus.name()),
-        }
-    }
-
-    fn name(&self) -> &str {
-        match self {
-            Self::Linux(bus) => bus.name(),
-            Self::Sim(bus) => bus.name(),
-        }
-    }
-
-    fn share(self) -> Arc<dyn Bus> {
-        match self {
-            Self::Linux(bus) => Arc::new(bus),
-            Self::Sim(bus) => Arc::new(bus),
-        }
+/// The list of each guest: its own, or the one of all.
+fn lists(lists: &[DeviceList], guests: usize) -> Result<Vec<&DeviceList>, StartError> {
+    match lists {
+        [one] => Ok(vec![one; guests]),
+        each if each.len() == guests => Ok(each.iter().collect()),
+        other => Err(StartError::Lists {
+            lists: other.len(),
+            guests,
+        }),
     }
 }
 
-/// Applies a setting to the buses that it names: all, or those of one specification.
-fn apply(
+/// Applies what is for all guests, and then what is for one, which knows better.
+fn protect(guests: &mut [Guest], read_only: &[ReadOnly]) -> Result<(), StartError> {
+    let mut apply = |entry: &ReadOnly| {
+        let guests = guests.iter_mut().enumerate();
+        let meant = guests
+            .filter(|(guest, _)| entry.guest.is_none_or(|wanted| wanted == *guest))
+            .filter_map(|(_, guest)| Arc::get_mut(&mut guest.access));
+        // Of each, and not until one is found.
+        let found = meant.map(|access| access.protect(&entry.range, entry.pointer));
+        found.filter(|&found| found).count() > 0
+    };
+    let (all, each): (Vec<_>, Vec<_>) = read_only.iter().partition(|entry| entry.guest.is_none());
+    for entry in all.into_iter().chain(each) {
+        if apply(entry) {
+            continue;
+        }
+        let address = *entry.range.start();
+        return Err(match entry.guest {
+            None => StartError::NothingToProtect(address),
+            Some(guest) => StartError::NotOfGuest { guest, address },
+        });
+    }
+    Ok(())
+}
+
+/// The buses of all guests, each once.
+fn distinct(guests: &[Guest]) -> BTreeMap<BusId, Arc<dyn Bus>> {
+    let buses = guests.iter().flat_map(|guest| guest.buses.iter());
+    buses.map(|bus| (bus.id(), Arc::clone(bus))).collect()
+}
+
+/// Applies a setting to the buses that it names: all, or one.
+fn configure<T: Copy + Into<u32>>(
     option: &'static str,
-    settings: &[Setting],
-    buses: &[Opened],
-    args: &Args,
-    set: impl Fn(&Linux, u32) -> Result<(), OpenError>,
+    settings: &[Setting<T>],
+    buses: &BTreeMap<BusId, Arc<dyn Bus>>,
+    opener: &mut Opener,
+    set: impl Fn(&dyn Bus, u32) -> io::Result<()>,
 ) -> Result<(), StartError> {
     for setting in settings {
+        let value = setting.value.into();
         let wanted = match &setting.bus {
             None => None,
-            Some(spec) => Some(open(spec, args)?.identity()),
+            Some(spec) => Some((opener.open(spec)?.id(), spec)),
         };
-        let mut found = wanted.is_none();
-        for bus in buses {
-            if wanted.as_ref().is_some_and(|own| *own != bus.identity()) {
+        if let Some((id, spec)) = &wanted
+            && !buses.contains_key(id)
+        {
+            let bus = spec.to_string();
+            return Err(StartError::NoSuchBus { option, bus });
+        }
+        for (id, bus) in buses {
+            if wanted.as_ref().is_some_and(|(wanted, _)| wanted != id) {
                 continue;
             }
-            found = true;
-            // A simulator waits for nothing.
-            if let Opened::Linux(bus) = bus {
-                set(bus, setting.value)?;
-            }
-        }
-        if let (false, Some(spec)) = (found, &setting.bus) {
-            return Err(StartError::NoSuchBus {
+            set(&**bus, value).map_err(|source| StartError::Setting {
                 option,
-                bus: spec.to_string(),
-            });
+                bus: bus.name().to_owned(),
+                value,
+                source,
+            })?;
         }
     }
     Ok(())
+}
+
+/// What is said when lists of several guests have the same devices: it may be meant, or a slip.
+fn shared(guests: &[Guest]) -> Vec<String> {
+    let mut owners: BTreeMap<(BusId, Address), Vec<usize>> = BTreeMap::new();
+    for (number, guest) in guests.iter().enumerate() {
+        for (address, bus) in guest.access.addresses() {
+            if let Some(bus) = guest.buses.get(bus) {
+                owners.entry((bus.id(), address)).or_default().push(number);
+            }
+        }
+    }
+    owners.retain(|_, owners| owners.len() > 1);
+    let mut lines = Vec::new();
+    for (id, bus) in distinct(guests) {
+        let mut shared = owners.iter().filter(|((other, _), _)| *other == id);
+        if let Some(((_, address), owners)) = shared.next() {
+            let mut line = format!(
+                "the bus {}: the guests {owners:?} share {address}",
+                bus.name()
+            );
+            match shared.count() {
+                0 => {}
+                more => line += &format!(", and {more} more addresses are in several lists"),
+            }
+            lines.push(line);
+        }
+    }
+    lines
 }
 
 impl Backend for I2c {
@@ -171,37 +288,105 @@ impl Backend for I2c {
         device_type: "i2c",
     };
 
-    fn open(args: Args, guests: usize) -> Result<Self, StartError> {
-        let (buses, grants) = Self::open_buses(&args)?;
-        apply(
+    fn open(args: Args, count: usize) -> Result<Self, StartError> {
+        let mut opener = Opener {
+            sims: BTreeMap::new(),
+            degrees: args.sim_temperature,
+        };
+        let mut guests = lists(&args.device_list, count)?
+            .into_iter()
+            .enumerate()
+            .map(|(guest, list)| opener.guest(guest, list))
+            .collect::<Result<Vec<_>, _>>()?;
+        protect(&mut guests, &args.read_only)?;
+        // One list for all is meant so.
+        if args.device_list.len() > 1 {
+            shared(&guests)
+                .iter()
+                .for_each(|line| ::log::info!("{line}"));
+        }
+        let buses = distinct(&guests);
+        let sims = opener.sims.clone();
+        configure(
             "--timeout",
             &args.timeout,
             &buses,
-            &args,
-            Linux::set_timeout,
+            &mut opener,
+            |bus, ms| bus.set_timeout(Duration::from_millis(ms.into())),
         )?;
-        apply(
-            "--retries",
-            &args.retries,
-            &buses,
-            &args,
-            Linux::set_retries,
-        )?;
-        let names: Vec<_> = buses.iter().map(Opened::name).collect();
-        let access = Access::new(&names, &grants, &args.read_only)?;
+        configure("--retries", &args.retries, &buses, &mut opener, |bus, n| {
+            bus.set_retries(n)
+        })?;
+        let control = args.sim_control.map(|path| control::start(&path, sims));
         Ok(Self {
-            buses: buses.into_iter().map(Opened::share).collect(),
-            access: Arc::new(access),
-            limits: (0..guests).map(|_| Limits::default()).collect(),
+            guests,
+            _control: control.transpose()?,
         })
     }
 
     fn device(&self, guest: usize) -> io::Result<Self::Device> {
+        let guest = self.guests.get(guest).ok_or(io::ErrorKind::NotFound)?;
         Adapter::new(
-            format!("guest {guest}"),
-            Arc::clone(&self.buses),
-            Arc::clone(&self.access),
-            self.limits.get(guest).cloned().unwrap_or_default(),
+            Arc::clone(&guest.buses),
+            Arc::clone(&guest.access),
+            guest.log.clone(),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guests(arguments: &[&str]) -> Vec<Guest> {
+        let mut opener = Opener {
+            sims: BTreeMap::new(),
+            degrees: 25.0,
+        };
+        let lists = arguments.iter().map(|list| list.parse().unwrap());
+        lists
+            .enumerate()
+            .map(|(guest, list)| opener.guest(guest, &list).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn test_one_list_is_for_all_guests_and_several_are_for_one_each() {
+        let one = ["sim".parse().unwrap()];
+        assert_eq!(lists(&one, 3).unwrap().len(), 3);
+        let two: Vec<DeviceList> = ["sim:1", "sim:2"].map(|list| list.parse().unwrap()).into();
+        assert_eq!(lists(&two, 2).unwrap(), [&two[0], &two[1]]);
+        for guests in [1, 3] {
+            let error = lists(&two, guests).unwrap_err();
+            assert!(matches!(error, StartError::Lists { lists: 2, .. }));
+        }
+    }
+
+    #[test]
+    fn test_what_is_read_only_for_one_guest_is_not_for_another() {
+        let mut guests = guests(&["sim:0x50", "sim:0x50", "sim:0x20"]);
+        let entries = ["1=0x50:2", "0x50"].map(|entry| entry.parse().unwrap());
+        protect(&mut guests, &entries).unwrap();
+        let longest = |guest: &Guest| {
+            let route = guest.access.route(Address::Seven(0x50))?;
+            (0..4).rev().find(|&length| route.may_write(length))
+        };
+        let longest: Vec<_> = guests.iter().map(longest).collect();
+        assert_eq!(longest, [Some(1), Some(2), None]);
+        for wrong in ["2=0x50", "3=0x50", "0x51"] {
+            assert!(protect(&mut guests, &[wrong.parse().unwrap()]).is_err());
+        }
+    }
+
+    #[test]
+    fn test_devices_in_several_lists_are_told() {
+        assert!(shared(&guests(&["sim:1", "sim:2", "sim0:1"])).is_empty());
+        let lines = shared(&guests(&["sim:0x20-0x22", "sim0:0x20", "sim:0x21:0x22"]));
+        let [line] = &lines[..] else {
+            panic!("{lines:?}");
+        };
+        for part in ["bus sim:", "[0, 2]", "0x21", "1 more"] {
+            assert!(line.contains(part), "{line}");
+        }
     }
 }

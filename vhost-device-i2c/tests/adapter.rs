@@ -2,8 +2,12 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
 use support::{
-    Daemon, ERR, FAIL_NEXT, Message, OK, ZERO_LENGTH_REQUEST, buses, options, requests, run,
+    Daemon, ERR, FAIL_NEXT, Message, OK, PROGRAM, ZERO_LENGTH_REQUEST, buses, options, requests,
     statuses, submit, transfer,
 };
 use vhost_device_driver::{Buffer, Driver};
@@ -11,6 +15,7 @@ use vhost_device_driver::{Buffer, Driver};
 const EEPROM: u8 = 0x50;
 const REGISTERS: u8 = 0x20;
 const LM75: u8 = 0x48;
+const TROUBLEMAKER: u8 = 0x30;
 const NOBODY: u8 = 0x51;
 
 fn read_register(guest: &mut Driver, address: u8, register: u8, length: u32) -> Vec<u8> {
@@ -198,7 +203,7 @@ fn test_access_is_checked_for_every_message() {
 
 #[test]
 fn test_several_simulators_are_one_adapter() {
-    let daemon = Daemon::start(&["-l", "sim0:0x20", "-l", "sim1:0x50,sim-smbus:0x48"]);
+    let daemon = Daemon::start(&["-l", "sim0:0x20,sim1:0x50,sim-smbus:0x48"]);
     let mut guest = daemon.guest("s");
     assert_eq!(read_register(&mut guest, REGISTERS, 0, 1), [0]);
     assert_eq!(read_register(&mut guest, EEPROM, 0, 1), [0xff]);
@@ -281,6 +286,91 @@ fn v2_an_open_group_is_taken_up_again_after_a_stop() {
 }
 
 #[test]
+fn test_each_guest_has_its_own_list() {
+    let bus = buses::i2c();
+    let lists = [format!("{bus}:0x20:0x50"), format!("{bus}:0x50-0x51")];
+    let [one, two] = &lists;
+    let daemon = Daemon::start(&["-c", "2", "-l", one, "-l", two, "--read-only", "1=0x50"]);
+    let mut guests = [daemon.guest("s0"), daemon.guest("s1")];
+    let mut status = |guest: usize, address, bytes: &[u8]| {
+        statuses(&transfer(
+            &mut guests[guest],
+            &[Message::Write(address, bytes)],
+        ))
+    };
+    assert_eq!(status(0, REGISTERS, &[3, 5]), [OK]);
+    assert_eq!(status(1, REGISTERS, &[3, 6]), [ERR]);
+    assert_eq!(status(0, EEPROM, &[3, 7]), [OK]);
+    assert_eq!(status(1, EEPROM, &[3, 8]), [ERR], "read-only for it");
+    assert_eq!(status(1, EEPROM, &[3]), [OK], "where to read");
+    let [mut one, mut two] = guests;
+    assert_eq!(read_register(&mut one, REGISTERS, 3, 1), [5]);
+    assert_eq!(read_register(&mut two, EEPROM, 3, 1), [7]);
+    // Behind a message that is allowed, too.
+    let messages = [Message::Read(EEPROM, 1), Message::Read(REGISTERS, 1)];
+    assert_eq!(statuses(&transfer(&mut two, &messages)), [ERR, ERR]);
+}
+
+#[test]
+fn test_a_bus_that_is_stuck_holds_up_nobody_on_another() {
+    // It is stuck for longer than anybody waits.
+    let stuck = ["-l", "sim0", "-l", "sim1", "--timeout", "sim0=3600000"];
+    let daemon = Daemon::start(&[&["-c", "2"], &stuck[..]].concat());
+    let mut one = daemon.guest("s0");
+    let mut two = daemon.guest("s1");
+    let make_stuck = transfer(&mut one, &[Message::Write(TROUBLEMAKER, &[1, 1])]);
+    assert_eq!(statuses(&make_stuck), [OK]);
+    submit(&mut one, Message::Read(TROUBLEMAKER, 1), 0);
+    one.queues[0].notify();
+    assert_works(&mut two, 0x33);
+    assert!(one.queues[0].try_wait_used(Duration::ZERO).is_none());
+}
+
+#[test]
+fn test_a_busy_bus_is_tried_again_as_often_as_retries_say() {
+    let daemon = Daemon::start(&["-l", "sim", "--retries", "2"]);
+    let mut guest = daemon.guest("s");
+    for (busy, expected) in [(2, OK), (3, ERR), (1, OK)] {
+        let make_busy = transfer(&mut guest, &[Message::Write(TROUBLEMAKER, &[2, busy])]);
+        assert_eq!(statuses(&make_busy), [OK]);
+        let read = transfer(&mut guest, &[Message::Read(TROUBLEMAKER, 1)]);
+        assert_eq!(statuses(&read), [expected]);
+    }
+}
+
+#[test]
+fn test_failures_of_a_bus_are_logged_once_a_burst() {
+    let daemon = Daemon::start(&["-l", "sim", "--timeout", "1"]);
+    let mut guest = daemon.guest("s");
+    let make_stuck = transfer(&mut guest, &[Message::Write(TROUBLEMAKER, &[1, 5])]);
+    assert_eq!(statuses(&make_stuck), [OK]);
+    for _ in 0..5 {
+        let read = transfer(&mut guest, &[Message::Read(TROUBLEMAKER, 1)]);
+        assert_eq!(statuses(&read), [ERR]);
+    }
+    assert_works(&mut guest, 0x44);
+    daemon.wait_for_log("works again after 5 failures");
+    assert_eq!(daemon.log().matches("cannot reach").count(), 1);
+}
+
+#[test]
+fn test_the_temperature_is_changed_while_the_guest_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let control = directory.path().join("control");
+    let daemon = Daemon::start(&["-l", "sim", "--sim-control", control.to_str().unwrap()]);
+    let mut guest = daemon.guest("s");
+    assert_eq!(read_register(&mut guest, LM75, 0, 2), [25, 0]);
+    let mut client = BufReader::new(UnixStream::connect(&control).unwrap());
+    writeln!(client.get_mut(), "sim temperature=-0.5").unwrap();
+    let mut answer = String::new();
+    client.read_line(&mut answer).unwrap();
+    assert_eq!(answer, "sim temperature=-0.5\n");
+    assert_eq!(read_register(&mut guest, LM75, 0, 2), [0xff, 0x80]);
+    daemon.stop();
+    assert!(!control.exists());
+}
+
+#[test]
 fn test_guests_share_the_bus_and_reconnect() {
     for bus in buses::each() {
         let daemon = Daemon::start(&["-l", &bus, "-c", "2"]);
@@ -314,11 +404,23 @@ fn v9_what_cannot_be_had_ends_with_status_1() {
         (&["-l", "sim0,sim1"], "both bus sim0 and bus sim1"),
         (&["-l", "sim:0x20", "--read-only", "0x50"], "--read-only"),
         (
+            &["-l", "sim:0x20", "--read-only", "1=0x20"],
+            "not for guest 1",
+        ),
+        (
+            &["-l", "sim0", "-l", "sim1"],
+            "given 2 times for 1 guests: give it once for all",
+        ),
+        (
+            &["-l", "sim", "--sim-control", "/dev/null"],
+            "cannot listen at /dev/null",
+        ),
+        (
             &["-l", "sim", "--timeout", "sim1=100"],
             "names the bus sim1",
         ),
     ] {
-        let (code, text) = run(&[&["-s", socket], arguments].concat());
+        let (code, text) = PROGRAM.run(&[&["-s", socket], arguments].concat());
         assert_eq!(code, 1, "{arguments:?}: {text}");
         assert!(text.contains(message), "{arguments:?}: {text}");
     }
@@ -335,7 +437,7 @@ fn v9_usage_errors_end_with_status_2() {
         (&["-l", "sim", "--read-only", "x"], "--read-only"),
         (&["-l", "sim", "--sim-temperature", "200"], "LM75"),
     ] {
-        let (code, text) = run(&[&["-s", "/nowhere/s"], arguments].concat());
+        let (code, text) = PROGRAM.run(&[&["-s", "/nowhere/s"], arguments].concat());
         assert_eq!(code, 2, "{arguments:?}: {text}");
         assert!(text.contains(message), "{arguments:?}: {text}");
     }
@@ -343,7 +445,7 @@ fn v9_usage_errors_end_with_status_2() {
 
 #[test]
 fn v9_print_capabilities() {
-    let (code, text) = run(&["--print-capabilities"]);
+    let (code, text) = PROGRAM.run(&["--print-capabilities"]);
     assert_eq!(code, 0);
     let capabilities: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(

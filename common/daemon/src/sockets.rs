@@ -54,6 +54,14 @@ impl Listener {
         Ok(stream)
     }
 
+    /// The socket alone, for a thread of its own: its file goes with `self`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn socket(&self) -> io::Result<UnixListener> {
+        self.socket.try_clone()
+    }
+
     /// What to call it in the log.
     pub(crate) fn name(&self) -> String {
         match &self.file {

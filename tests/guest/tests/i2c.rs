@@ -166,3 +166,34 @@ fn the_driver_is_rebound_and_the_guest_reset() -> Result<()> {
     assert_works(&mut guest, "0x04")?;
     guest.power_off()
 }
+
+#[test]
+fn guests_have_lists_of_their_own() -> Result<()> {
+    let daemon = Daemon::new("vhost-device-i2c")
+        .args(["-l", "sim:0x20:0x50", "-l", "sim:0x48:0x50"])
+        .args(["--read-only", "1=0x50"])
+        .guests(2)
+        .start()?;
+    // One guest with both sockets: it has two adapters.
+    let mut guest = Guest::new()
+        .device(DEVICE, daemon.socket(0))
+        .device(DEVICE, daemon.socket(1))
+        .boot()?;
+    let seen = guest.run_all(&[
+        "/usr/sbin/i2cdetect -l | wc -l",
+        "/usr/sbin/i2cdetect -y 0",
+        "/usr/sbin/i2cdetect -y 1",
+        "for n in 0 1; do if /usr/sbin/i2cset -y $n 0x50 9 $n >/dev/null 2>&1; then echo $n; fi; done",
+        "/usr/sbin/i2cget -y 0 0x50 9; /usr/sbin/i2cget -y 1 0x50 9",
+    ])?;
+    seen.line(0).is("2");
+    let mut found = [1, 2].map(|line| detected(seen.line(line).text()));
+    found.sort_unstable();
+    assert_eq!(found, [["20", "50"], ["48", "50"]]);
+    // One of them wrote, and both see it.
+    let writer = seen.line(3).text().trim();
+    let value = format!("0x0{writer}");
+    seen.line(4).is(&format!("{value}\n{value}"));
+    guest.power_off()?;
+    daemon.stop()
+}

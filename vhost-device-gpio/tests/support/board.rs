@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use vhost_device_driver::Driver;
-use vhost_device_rig::{GpioSim, Program, program, wait_until};
+use vhost_device_rig::{GpioSim, program, wait_until};
 
 use super::{
     BOTH, IN, PROGRAM, SET_DIRECTION, SET_IRQ_TYPE, VALID, World, event, ok, options, unmask,
@@ -50,7 +50,7 @@ impl Board {
             names.collect::<Vec<_>>().join(",")
         );
         let directory = tempfile::tempdir().unwrap();
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(PROGRAM.0);
         command.arg("-s").arg(directory.path().join("s"));
         command.args(["-l", &list, "--sim-control"]);
         command.arg(directory.path().join(CONTROL));
@@ -65,7 +65,7 @@ impl Board {
         let label = format!("board{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let chip = GpioSim::new(&label, &NAMES);
         Self {
-            daemon: Program(PROGRAM).start(&["-l", chip.device().to_str().unwrap()]),
+            daemon: PROGRAM.start(&["-l", chip.device().to_str().unwrap()]),
             kernel: Some(chip),
         }
     }

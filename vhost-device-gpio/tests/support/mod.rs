@@ -5,24 +5,20 @@
 
 pub mod board;
 
-use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::ops::Deref;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
 
-use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
+use rustix::process::Signal;
 use vhost_device_driver::memory::RegionSpec;
 use vhost_device_driver::{Buffer, Driver, Options};
+pub use vhost_device_rig::program::DEADLINE;
+use vhost_device_rig::{Program, entries};
 
 /// The daemon's program.
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_vhost-device-gpio");
-
-/// Only a hang takes as long.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const PROGRAM: Program = Program(env!("CARGO_BIN_EXE_vhost-device-gpio"));
 
 /// `VIRTIO_GPIO_F_IRQ`.
 pub const F_IRQ: u64 = 1;
@@ -53,11 +49,14 @@ pub const VALID: u8 = 1;
 
 /// A running daemon, ended with the test.
 #[derive(Debug)]
-pub struct Daemon {
-    child: Child,
-    stderr: PathBuf,
-    /// Where its sockets and files are.
-    pub directory: TempDir,
+pub struct Daemon(vhost_device_rig::Daemon);
+
+impl Deref for Daemon {
+    type Target = vhost_device_rig::Daemon;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
 }
 
 impl Daemon {
@@ -65,73 +64,31 @@ impl Daemon {
     /// until it is ready. The control socket is `control`.
     pub fn start(arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let notify = directory.path().join("notify");
-        let manager = UnixDatagram::bind(&notify).unwrap();
-        manager.set_read_timeout(Some(DEADLINE)).unwrap();
-        let stderr = directory.path().join("stderr");
-        let child = Command::new(PROGRAM)
-            .arg("-s")
-            .arg(directory.path().join("s"))
+        let mut command = Command::new(PROGRAM.0);
+        command.arg("-s").arg(directory.path().join("s"));
+        command
             .arg("--sim-control")
             .arg(directory.path().join("control"))
-            .args(arguments)
-            .env("NOTIFY_SOCKET", &notify)
-            .env("RUST_LOG", "debug")
-            .stderr(fs::File::create(&stderr).unwrap())
-            .spawn()
-            .unwrap();
-        let daemon = Self {
-            child,
-            stderr,
-            directory,
-        };
-        let mut text = [0; 256];
-        let length = manager.recv(&mut text);
-        let length = length.unwrap_or_else(|error| panic!("{error}: {}", daemon.log()));
-        assert_eq!(&text[..length], b"READY=1");
-        daemon
-    }
-
-    /// What it has logged.
-    pub fn log(&self) -> String {
-        fs::read_to_string(&self.stderr).unwrap()
-    }
-
-    /// Waits until it has logged this.
-    pub fn wait_for_log(&self, text: &str) {
-        let start = Instant::now();
-        while !self.log().contains(text) {
-            assert!(start.elapsed() < DEADLINE, "{text:?} in {}", self.log());
-            thread::sleep(Duration::from_millis(2));
-        }
+            .args(arguments);
+        Self(vhost_device_rig::Daemon::spawn(command, directory))
     }
 
     /// A guest at the socket `name`.
     pub fn guest(&self, name: &str) -> Driver {
-        Driver::connect(self.directory.path().join(name), options()).unwrap()
+        self.0.guest(name, options())
     }
 
     /// A client of the control socket `name`.
     pub fn world(&self, name: &str) -> World {
-        World::connect(self.directory.path().join(name))
+        World::connect(self.path(name))
     }
 
     /// Ends it, as a service manager does, and expects it to end well, with no socket left.
     pub fn stop(mut self) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        let status = self.child.wait().unwrap();
+        self.signal(Signal::TERM);
+        let status = self.0.wait();
         assert_eq!(status.code(), Some(0), "{}", self.log());
-        let files = fs::read_dir(&self.directory).unwrap();
-        let mut files: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
-        files.sort();
-        assert_eq!(files, ["notify", "stderr"]);
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        assert_eq!(entries(self.directory.path()), ["notify", "stderr"]);
     }
 }
 
@@ -246,19 +203,4 @@ impl World {
             self.expect(&format!("{line} {level}"));
         }
     }
-}
-
-/// Runs the daemon for as long as it takes to see that it cannot be run so: its status and what
-/// it says.
-pub fn run(arguments: &[&str]) -> (i32, String) {
-    let output = Command::new(PROGRAM)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (
-        output.status.code().unwrap(),
-        String::from_utf8(text).unwrap(),
-    )
 }

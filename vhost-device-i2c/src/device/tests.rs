@@ -9,9 +9,9 @@ use vhost_device_driver::{Buffer, Layout, SplitRing, Used};
 use vhost_device_queue::{Addresses, Config, GuestMemory, Queue, memory};
 
 use super::*;
-use crate::access::{Grant, ReadOnly};
-use crate::host::Functionality;
+use crate::access::Grant;
 use crate::host::sim::Sim;
+use crate::host::{BusId, Failure};
 
 const RING_SIZE: u16 = 1024;
 const GUEST_ADDR: u64 = 0x1_0000;
@@ -23,7 +23,7 @@ const UNTOUCHED: u8 = 0xee;
 
 const EEPROM: u16 = 0x50 << 1;
 const REGISTERS: u16 = 0x20 << 1;
-const NAYSAYER: u16 = 0x30 << 1;
+const TROUBLE: u16 = 0x30 << 1;
 const NOBODY: u16 = 0x51 << 1;
 
 /// A bus that notes each transaction, in front of another.
@@ -32,7 +32,8 @@ struct Spy {
     bus: Sim,
     functionality: u32,
     seen: Mutex<Vec<Vec<(u16, bool, usize)>>>,
-    fail: Mutex<Option<Failure>>,
+    /// What the next ones fail with.
+    fail: Mutex<VecDeque<Failure>>,
 }
 
 impl Bus for Spy {
@@ -40,8 +41,20 @@ impl Bus for Spy {
         "the spy"
     }
 
+    fn id(&self) -> BusId {
+        self.bus.id()
+    }
+
     fn functionality(&self) -> Functionality {
         Functionality(self.functionality)
+    }
+
+    fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.bus.set_timeout(timeout)
+    }
+
+    fn set_retries(&self, retries: u32) -> io::Result<()> {
+        self.bus.set_retries(retries)
     }
 
     fn transfer(&self, messages: &mut [Message<'_>]) -> Result<(), Failure> {
@@ -51,7 +64,7 @@ impl Bus for Spy {
         };
         let notes = messages.iter().map(note).collect();
         self.seen.lock().unwrap().push(notes);
-        match self.fail.lock().unwrap().take() {
+        match self.fail.lock().unwrap().pop_front() {
             Some(failure) => Err(failure),
             None => self.bus.transfer(messages),
         }
@@ -131,28 +144,27 @@ impl Bench {
         Self::with_access(&[whole_bus(0)], &[])
     }
 
-    fn with_access(grants: &[Grant], read_only: &[ReadOnly]) -> Self {
+    fn with_access(grants: &[Grant], read_only: &[u8]) -> Self {
         let functionality = Functionality::I2C | Functionality::TEN_BIT_ADDRESSES;
         Self::with_bus(spy(functionality), grants, read_only)
     }
 
-    fn with_bus(spy: Arc<Spy>, grants: &[Grant], read_only: &[ReadOnly]) -> Self {
+    fn with_bus(spy: Arc<Spy>, grants: &[Grant], read_only: &[u8]) -> Self {
         let guest = vhost_device_driver::GuestMemory::new(&[(GUEST_ADDR, MEMORY_SIZE)]);
         let layout = Layout::packed_at(GUEST_ADDR, RING_SIZE);
         let ring = SplitRing::new(&guest, layout, RING_SIZE, false);
         let memory = GuestMemory::new(guest.regions().iter().map(|r| map(r)).collect()).unwrap();
         let queue = queue(&memory, layout);
-        let access = Access::new(&["one", "two"], grants, read_only).unwrap();
+        let mut access = Access::new(&["one", "two"], grants).unwrap();
+        for &number in read_only {
+            let address = Address::Seven(number);
+            assert!(access.protect(&(address..=address), 1));
+        }
         let other: Arc<dyn Bus> = Arc::new(Sim::standard("two".to_owned(), false, 25.0));
         let first: Arc<dyn Bus> = spy.clone();
         let buses = [first, other];
-        let limits = Limits::default();
-        let device = Adapter::new(
-            "guest 0".to_owned(),
-            Arc::new(buses),
-            Arc::new(access),
-            limits,
-        );
+        let log = Log::new("guest 0".to_owned(), buses.len());
+        let device = Adapter::new(Arc::new(buses), Arc::new(access), log);
         Self {
             guest,
             ring,
@@ -219,9 +231,7 @@ impl Bench {
             queue: &mut self.queue,
             memory: &self.memory,
         };
-        if !self.device.is_idle() {
-            self.device.flush(&mut back);
-        }
+        self.device.flush(&mut back);
         self.queue.publish();
     }
 
@@ -263,6 +273,11 @@ impl Bench {
 
     fn data(&self, sent: Sent) -> Vec<u8> {
         self.guest.read_vec(sent.data, sent.length as usize)
+    }
+
+    /// The next transactions fail so.
+    fn fail(&self, failures: &[Failure]) {
+        self.spy.fail.lock().unwrap().extend(failures);
     }
 
     fn seen(&self) -> Vec<Vec<(u16, bool, usize)>> {
@@ -537,27 +552,113 @@ fn test_many_groups_leave_room_for_other_business() {
 }
 
 #[test]
-fn test_what_is_kept_is_bounded() {
+fn test_what_is_stored_is_bounded() {
     let mut bench = Bench::new();
-    let mut sent = Vec::new();
-    // Of 20: no group is too long.
-    for n in 0..=MAX_KEPT {
-        let last = n % 20 == 19;
-        sent.push(bench.write(REGISTERS, if last { 0 } else { FAIL_NEXT }, &[]));
-        if n % 100 == 0 {
-            bench.run_without_end();
-        }
-    }
+    let bytes = [1; MAX_MESSAGE_LEN];
+    // Of 8: no group is too long.
+    let fit = MAX_STORED / MAX_MESSAGE_LEN;
+    let sent: Vec<_> = (0..fit + 8)
+        .map(|n| bench.write(REGISTERS, if n % 8 == 7 { 0 } else { FAIL_NEXT }, &bytes))
+        .collect();
     bench.run_without_end();
-    assert_eq!(bench.device.kept, MAX_KEPT);
-    assert_eq!(bench.used(), [1]);
-    assert_eq!(bench.status_of(sent[MAX_KEPT]), ERR);
+    assert_eq!(bench.device.stored, MAX_STORED);
+    assert!(bench.used().is_empty());
     bench.run();
     while !bench.device.is_idle() {
         bench.wake();
     }
-    assert_eq!(bench.used().len(), MAX_KEPT);
-    assert_eq!(bench.device.kept, 0);
+    assert_eq!(bench.used().len(), fit + 8);
+    let (first, rest) = sent.split_at(fit);
+    assert_eq!(bench.statuses(first), vec![OK; fit]);
+    assert_eq!(bench.statuses(rest), [ERR; 8]);
+    assert_eq!((bench.device.kept, bench.device.stored), (0, 0));
+}
+
+#[test]
+fn i7_many_small_requests_that_wait_are_all_done() {
+    let mut bench = Bench::new();
+    let sent: Vec<_> = (0..300)
+        .map(|n| bench.write(REGISTERS, if n % 2 == 0 { FAIL_NEXT } else { 0 }, &[1]))
+        .collect();
+    bench.run_without_end();
+    assert_eq!(bench.device.kept, 300);
+    while !bench.device.is_idle() {
+        bench.wake();
+    }
+    assert_eq!(bench.statuses(&sent), [OK; 300]);
+}
+
+#[test]
+fn test_a_bus_that_is_stuck_leaves_room_for_other_business() {
+    let mut bench = Bench::new();
+    bench.fail(&[Failure::whole(Errno::TIMEDOUT); 20]);
+    let mut sent: Vec<_> = (0..20)
+        .map(|n| bench.write(REGISTERS, 0, &vec![1; n]))
+        .collect();
+    sent.push(bench.write(REGISTERS, 0, &[1; 20]));
+    bench.run();
+    assert_eq!(bench.seen().len(), 2, "one as it came, one at the end");
+    for left in (1..=18).rev() {
+        assert_eq!(bench.device.kept, left + 1);
+        bench.wake();
+        assert_eq!(bench.seen().len(), 1);
+    }
+    bench.wake();
+    assert!(bench.device.is_idle());
+    assert_eq!(bench.statuses(&sent[..20]), [ERR; 20]);
+    assert_eq!(bench.status_of(sent[20]), OK);
+    // Then all is as before: a request that is alone is answered as it comes.
+    let next = bench.read(REGISTERS, 0, 1);
+    bench.run_without_end();
+    assert_eq!(bench.status_of(next), OK);
+}
+
+#[test]
+fn test_failures_are_counted_for_each_bus() {
+    let range = |number| vec![Address::Seven(number)..=Address::Seven(number)];
+    let grants = [(0, 0x20), (1, 0x50)].map(|(bus, number)| Grant {
+        bus,
+        ranges: range(number),
+    });
+    let mut bench = Bench::with_access(&grants, &[]);
+    for expected in 1..=3 {
+        bench.fail(&[Failure::whole(Errno::TIMEDOUT)]);
+        let sent = [bench.write(REGISTERS, 0, &[1]), bench.read(EEPROM, 0, 1)];
+        bench.run();
+        assert_eq!(bench.statuses(&sent), [ERR, OK]);
+        assert_eq!(bench.device.log.failures(0), expected);
+    }
+    assert_eq!(bench.device.log.failures(1), 0);
+}
+
+#[test]
+fn test_what_an_adapter_cannot_do_is_no_failure_of_the_bus() {
+    let mut bench = Bench::new();
+    bench.fail(&[Failure::whole(Errno::OPNOTSUPP)]);
+    let sent = bench.write(REGISTERS, 0, &[1]);
+    bench.run();
+    assert_eq!(bench.status_of(sent), ERR);
+    assert_eq!(bench.device.log.failures(0), 0);
+    assert!(!bench.device.slow);
+}
+
+#[test]
+fn test_an_open_group_that_began_malformed_has_its_own_time() {
+    let mut bench = Bench::new();
+    bench.write(REGISTERS, FAIL_NEXT, &[1]);
+    bench.run();
+    assert!(bench.device.grace);
+    // Without room for a status: one ends that group, the other begins the next.
+    for flags in [0, FAIL_NEXT] {
+        let header = bench.header(REGISTERS, flags);
+        bench.send(&[header], 0, 0);
+    }
+    bench.run_without_end();
+    bench.wake();
+    let rest = bench.write(REGISTERS, 0, &[1, 66]);
+    bench.run();
+    assert_eq!(bench.status_of(rest), ERR);
+    assert!(bench.seen().is_empty());
 }
 
 #[test]
@@ -583,11 +684,7 @@ fn test_every_message_of_every_group_is_checked() {
 
 #[test]
 fn test_a_read_only_address_cannot_be_written() {
-    let read_only = ReadOnly {
-        address: Address::Seven(0x50),
-        pointer: 1,
-    };
-    let mut bench = Bench::with_access(&[whole_bus(0)], &[read_only]);
+    let mut bench = Bench::with_access(&[whole_bus(0)], &[0x50]);
     let write = bench.write(EEPROM, 0, &[0, 1]);
     let group = [
         bench.write(EEPROM, FAIL_NEXT, &[0]),
@@ -723,7 +820,7 @@ fn test_a_device_that_says_no_says_yes_again() {
     let mut bench = Bench::new();
     let sent: Vec<_> = [2, 0, 0, 0]
         .into_iter()
-        .map(|count| bench.write(NAYSAYER, 0, &[count]))
+        .map(|count| bench.write(TROUBLE, 0, &[count]))
         .collect();
     bench.run();
     assert_eq!(bench.statuses(&sent), [OK, ERR, ERR, OK]);
@@ -733,25 +830,29 @@ fn test_a_device_that_says_no_says_yes_again() {
 fn test_failures_are_counted_until_the_bus_works_again() {
     let mut bench = Bench::new();
     for expected in 1..=3 {
-        *bench.spy.fail.lock().unwrap() = Some(Failure::whole(Errno::TIMEDOUT));
+        bench.fail(&[Failure::whole(Errno::TIMEDOUT)]);
         let sent = bench.write(REGISTERS, 0, &[1]);
         bench.run();
         assert_eq!(bench.status_of(sent), ERR);
-        assert_eq!(bench.device.log.failures, expected);
+        assert_eq!(bench.device.log.failures(0), expected);
     }
     bench.write(NOBODY, 0, &[1]);
     bench.run();
-    assert_eq!(bench.device.log.failures, 3, "nobody there is no failure");
+    assert_eq!(
+        bench.device.log.failures(0),
+        3,
+        "nobody there is no failure"
+    );
     bench.write(REGISTERS, 0, &[1]);
     bench.run();
-    assert_eq!(bench.device.log.failures, 0);
+    assert_eq!(bench.device.log.failures(0), 0);
 }
 
 #[test]
 fn test_a_bus_that_claims_too_much_is_not_believed() {
     let mut bench = Bench::new();
     let error = Errno::IO;
-    *bench.spy.fail.lock().unwrap() = Some(Failure { done: 99, error });
+    bench.fail(&[Failure { done: 99, error }]);
     let sent = [
         bench.write(REGISTERS, FAIL_NEXT, &[1]),
         bench.write(REGISTERS, 0, &[1]),

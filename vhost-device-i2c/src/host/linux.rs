@@ -6,11 +6,12 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::io::Errno;
 
 use super::smbus::{self, Call, MAX_BLOCK};
-use super::{Bus, Data, Failure, Functionality, MAX_MESSAGES, Message};
+use super::{Bus, BusId, Data, Failure, Functionality, MAX_MESSAGES, Message};
 use crate::address::Address;
 
 // linux/i2c-dev.h
@@ -30,10 +31,11 @@ const SMBUS_BYTE_DATA: u32 = 2;
 const SMBUS_WORD_DATA: u32 = 3;
 const SMBUS_PROC_CALL: u32 = 4;
 const SMBUS_BLOCK_DATA: u32 = 5;
+const SMBUS_BLOCK_PROC_CALL: u32 = 7;
 const SMBUS_I2C_BLOCK_DATA: u32 = 8;
 
-/// The unit of `I2C_TIMEOUT`.
-const TIMEOUT_UNIT_MS: u32 = 10;
+/// The unit of `I2C_TIMEOUT`, in milliseconds.
+const TIMEOUT_UNIT: u128 = 10;
 /// Where the kernel lists its buses.
 const SYSFS: &str = "/sys/bus/i2c/devices";
 
@@ -56,19 +58,6 @@ pub enum OpenError {
         name: String,
         /// The numbers of those.
         numbers: Vec<u32>,
-    },
-    /// A setting was refused.
-    #[error("cannot set the {what} of {bus} to {value}")]
-    Setting {
-        /// Which setting.
-        what: &'static str,
-        /// The bus.
-        bus: String,
-        /// The value.
-        value: u32,
-        /// Why.
-        #[source]
-        source: io::Error,
     },
 }
 
@@ -96,6 +85,15 @@ struct RawCall {
     size: u32,
     data: *mut SmbusData,
 }
+
+// The layouts of the kernel, with pointers of 32 and of 64 bits.
+const _: () = {
+    let pointer = size_of::<usize>();
+    assert!(size_of::<RawMessage>() == 8 + pointer && align_of::<RawMessage>() == pointer);
+    assert!(size_of::<RawTransfer>() == 2 * pointer);
+    assert!(size_of::<RawCall>() == 8 + pointer && align_of::<RawCall>() == pointer);
+    assert!(size_of::<SmbusData>() == MAX_BLOCK + 2 && align_of::<SmbusData>() == 2);
+};
 
 /// `union i2c_smbus_data`: a byte, a word of the host's order, or a block with its length first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,14 +134,15 @@ impl SmbusData {
     }
 }
 
-/// A bus of the host.
+/// A bus of the host, opened for one guest.
 #[derive(Debug)]
 pub struct Linux {
     file: File,
     name: String,
     device: u64,
     functionality: Functionality,
-    /// The address that SMBus calls of this file go to: two steps that belong together.
+    /// The address that SMBus calls of this file go to: two steps that belong together. A guest
+    /// has one connection at a time, so nobody waits for it.
     target: Mutex<Option<Address>>,
 }
 
@@ -202,43 +201,6 @@ impl Linux {
         })
     }
 
-    /// The number of its device: the same for each name of the bus.
-    pub fn device(&self) -> u64 {
-        self.device
-    }
-
-    /// Sets how long its driver waits for an answer, rounded up to 10 ms.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn set_timeout(&self, milliseconds: u32) -> Result<(), OpenError> {
-        let units = milliseconds.div_ceil(TIMEOUT_UNIT_MS);
-        self.set("timeout", I2C_TIMEOUT, units, milliseconds)
-    }
-
-    /// Sets how often its driver tries again.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn set_retries(&self, retries: u32) -> Result<(), OpenError> {
-        self.set("retries", I2C_RETRIES, retries, retries)
-    }
-
-    fn set(
-        &self,
-        what: &'static str,
-        request: libc::Ioctl,
-        raw: u32,
-        value: u32,
-    ) -> Result<(), OpenError> {
-        ioctl_value(self.file.as_raw_fd(), request, raw).map_err(|source| OpenError::Setting {
-            what,
-            bus: self.name.clone(),
-            value,
-            source,
-        })
-    }
-
     /// One `I2C_RDWR`.
     fn read_and_write(&self, messages: &mut [Message<'_>]) -> Result<(), Failure> {
         let count = messages.len();
@@ -284,7 +246,6 @@ impl Linux {
             return Err(unsupported);
         };
         let (read, command, size, mut data) = encode(call);
-        let is_block = matches!(call, Call::ReadBlock(_));
         self.smbus(address, read, command, size, &mut data)?;
         let Some(Message {
             data: Data::Read(bytes),
@@ -293,7 +254,7 @@ impl Linux {
         else {
             return Ok(());
         };
-        decode(size, is_block, &data, bytes).ok_or(Failure::whole(Errno::PROTO))
+        decode(size, &data, bytes).ok_or(Failure::whole(Errno::PROTO))
     }
 
     fn smbus(
@@ -333,8 +294,21 @@ impl Bus for Linux {
         &self.name
     }
 
+    fn id(&self) -> BusId {
+        BusId::Device(self.device)
+    }
+
     fn functionality(&self) -> Functionality {
         self.functionality
+    }
+
+    fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        let argument = timeout_argument(timeout);
+        ioctl_value(self.file.as_raw_fd(), I2C_TIMEOUT, argument)
+    }
+
+    fn set_retries(&self, retries: u32) -> io::Result<()> {
+        ioctl_value(self.file.as_raw_fd(), I2C_RETRIES, retries)
     }
 
     fn transfer(&self, messages: &mut [Message<'_>]) -> Result<(), Failure> {
@@ -355,6 +329,13 @@ fn functionality(fd: RawFd) -> io::Result<Functionality> {
     }
     // The kernel's bits are a u32.
     Ok(Functionality(functions as u32))
+}
+
+/// The argument of `I2C_TIMEOUT`: in units of 10 ms, rounded up. The longest that the kernel takes
+/// stands for all that are longer.
+fn timeout_argument(timeout: Duration) -> u32 {
+    let units = timeout.as_millis().div_ceil(TIMEOUT_UNIT);
+    u32::try_from(units).unwrap_or(i32::MAX.unsigned_abs())
 }
 
 /// An ioctl whose argument is a number.
@@ -407,6 +388,10 @@ fn encode(call: Call<'_>) -> (bool, u8, u32, SmbusData) {
             let data = SmbusData::block(bytes.len(), bytes);
             (false, command, SMBUS_BLOCK_DATA, data)
         }
+        Call::BlockProcess(command, bytes) => {
+            let data = SmbusData::block(bytes.len(), bytes);
+            (false, command, SMBUS_BLOCK_PROC_CALL, data)
+        }
         Call::ReadBlock(command) => (true, command, SMBUS_BLOCK_DATA, none),
         Call::WriteI2cBlock(command, bytes) => {
             let data = SmbusData::block(bytes.len(), bytes);
@@ -420,13 +405,13 @@ fn encode(call: Call<'_>) -> (bool, u8, u32, SmbusData) {
 }
 
 /// Puts the answer of a call into the message that is read; `None` when it is too short for it.
-fn decode(size: u32, is_block: bool, data: &SmbusData, bytes: &mut [u8]) -> Option<()> {
+fn decode(size: u32, data: &SmbusData, bytes: &mut [u8]) -> Option<()> {
     let word = data.wire_word();
     let length = usize::from(data.0[0]);
     let answer = match size {
         SMBUS_WORD_DATA | SMBUS_PROC_CALL => &word[..],
         // Its length is on the wire.
-        SMBUS_BLOCK_DATA if is_block => data.0.get(..=length)?,
+        SMBUS_BLOCK_DATA | SMBUS_BLOCK_PROC_CALL => data.0.get(..=length)?,
         SMBUS_I2C_BLOCK_DATA => data.0.get(1..=length)?,
         _ => data.0.get(..1)?,
     };
@@ -492,25 +477,19 @@ mod tests {
     #[test]
     fn test_answers_of_calls_are_put_on_the_wire() {
         let mut bytes = [0; 3];
-        decode(
-            SMBUS_WORD_DATA,
-            false,
-            &SmbusData::word(0x0201),
-            &mut bytes[..2],
-        )
-        .unwrap();
+        let word = SmbusData::word(0x0201);
+        decode(SMBUS_WORD_DATA, &word, &mut bytes[..2]).unwrap();
         assert_eq!(bytes[..2], [1, 2]);
         let block = SmbusData::block(2, &[7, 8]);
-        decode(SMBUS_BLOCK_DATA, true, &block, &mut bytes).unwrap();
+        decode(SMBUS_BLOCK_DATA, &block, &mut bytes).unwrap();
         assert_eq!(bytes, [2, 7, 8]);
-        decode(SMBUS_I2C_BLOCK_DATA, false, &block, &mut bytes[..2]).unwrap();
+        decode(SMBUS_I2C_BLOCK_DATA, &block, &mut bytes[..2]).unwrap();
         assert_eq!(bytes[..2], [7, 8]);
-        assert_eq!(
-            decode(SMBUS_I2C_BLOCK_DATA, false, &block, &mut bytes),
-            None
-        );
+        assert_eq!(decode(SMBUS_I2C_BLOCK_DATA, &block, &mut bytes), None);
+        decode(SMBUS_BLOCK_PROC_CALL, &block, &mut bytes[..2]).unwrap();
+        assert_eq!(bytes[..2], [2, 7], "a prefix of what the device said");
         let broken = SmbusData::byte(255);
-        assert_eq!(decode(SMBUS_BLOCK_DATA, true, &broken, &mut bytes), None);
+        assert_eq!(decode(SMBUS_BLOCK_DATA, &broken, &mut bytes), None);
     }
 
     #[test]
@@ -520,5 +499,20 @@ mod tests {
         assert_eq!(data.0[..4], [2, 1, 2, 0]);
         let (read, _, _, data) = encode(Call::ReadI2cBlock(9, 32));
         assert_eq!((read, data.0[0]), (true, 32));
+        let (read, command, size, data) = encode(Call::BlockProcess(9, &[1, 2]));
+        assert_eq!((read, command, size), (false, 9, SMBUS_BLOCK_PROC_CALL));
+        assert_eq!(data.0[..4], [2, 1, 2, 0]);
+    }
+
+    #[test]
+    fn test_timeouts_are_in_units_of_10_ms() {
+        for (milliseconds, units) in [(1, 1), (10, 1), (11, 2), (200, 20), (1000, 100)] {
+            let timeout = Duration::from_millis(milliseconds);
+            assert_eq!(timeout_argument(timeout), units);
+        }
+        // The kernel refuses what does not fit in its `int`.
+        let longest = Duration::from_millis(u32::MAX.into());
+        assert!(timeout_argument(longest) <= i32::MAX.unsigned_abs());
+        assert_eq!(timeout_argument(Duration::MAX), i32::MAX.unsigned_abs());
     }
 }

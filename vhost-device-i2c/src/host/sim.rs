@@ -3,19 +3,22 @@
 //! | address | device |
 //! |---|---|
 //! | 0x20 | 256 registers of a byte; the first byte of a write says which, and each byte moves on |
-//! | 0x30 | says no as often as the byte that was written to it last, then yes again |
+//! | 0x30 | fails as often as the last byte written to it says; the byte before it says how |
 //! | 0x48 | LM75 temperature sensor |
 //! | 0x50 | 24c02 EEPROM: 256 bytes, written in pages of 8 |
 //! | 0x150 | registers as at 0x20, at a 10-bit address |
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
 use super::smbus::{self, Call};
-use super::{Bus, Data, Failure, Functionality, Message};
+use super::{Bus, BusId, Data, Failure, Functionality, Message};
 use crate::address::Address;
 
 /// A page of the EEPROM, in bytes.
@@ -23,12 +26,42 @@ const PAGE: u8 = 8;
 /// How many steps a degree has in an LM75's register: 9 bits at the top of 16, in half degrees.
 const STEPS: f32 = 2.0;
 
+/// How long the bus waits for a device that holds its clock: what Linux has for adapters whose
+/// drivers say nothing.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A device on the simulated bus.
 trait Chip: Debug + Send {
-    /// Answers to its address, and takes `bytes`. False is a NAK.
-    fn write(&mut self, bytes: &[u8]) -> bool;
-    /// Answers to its address, and fills `bytes`. False is a NAK.
-    fn read(&mut self, bytes: &mut [u8]) -> bool;
+    /// Answers to its address, and takes `bytes`.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Trouble>;
+    /// Answers to its address, and fills `bytes`.
+    fn read(&mut self, bytes: &mut [u8]) -> Result<(), Trouble>;
+    /// For one that measures the temperature.
+    fn set_temperature(&mut self, degrees: f32) {
+        let _ = degrees;
+    }
+}
+
+/// What can go wrong with a message; the number is what the device at 0x30 calls it by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Trouble {
+    /// 0: it is not acknowledged.
+    #[default]
+    Nak,
+    /// 1: the clock is held until the bus's timeout is over.
+    Stuck,
+    /// 2: another master has the bus; it is tried again as often as the bus's retries say.
+    Busy,
+}
+
+impl From<Trouble> for Errno {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Nak => Self::NXIO,
+            Trouble::Stuck => Self::TIMEDOUT,
+            Trouble::Busy => Self::AGAIN,
+        }
+    }
 }
 
 /// A simulated bus.
@@ -36,7 +69,15 @@ trait Chip: Debug + Send {
 pub struct Sim {
     name: String,
     functionality: Functionality,
-    chips: Mutex<BTreeMap<Address, Box<dyn Chip>>>,
+    wires: Mutex<Wires>,
+}
+
+/// What everyone who uses the bus shares.
+#[derive(Debug)]
+struct Wires {
+    chips: BTreeMap<Address, Box<dyn Chip>>,
+    timeout: Duration,
+    retries: u32,
 }
 
 impl Sim {
@@ -50,7 +91,7 @@ impl Sim {
         });
         let chips: [(Address, Box<dyn Chip>); 5] = [
             (Address::Seven(0x20), Box::new(Memory::registers())),
-            (Address::Seven(0x30), Box::new(Naysayer::default())),
+            (Address::Seven(0x30), Box::new(Troublemaker::default())),
             (Address::Seven(0x48), Box::new(Lm75::new(degrees))),
             (Address::Seven(0x50), Box::new(Memory::eeprom())),
             (Address::Ten(0x150), Box::new(Memory::registers())),
@@ -58,34 +99,57 @@ impl Sim {
         Self {
             name,
             functionality,
-            chips: Mutex::new(BTreeMap::from(chips)),
+            wires: Mutex::new(Wires {
+                chips: BTreeMap::from(chips),
+                timeout: TIMEOUT,
+                retries: 0,
+            }),
         }
     }
 
     /// Changes the temperature at the LM75.
     pub fn set_temperature(&self, degrees: f32) {
-        let chip = Box::new(Lm75::new(degrees));
-        self.chips().insert(Address::Seven(0x48), chip);
+        let mut wires = self.wires();
+        let chip = wires.chips.get_mut(&Address::Seven(0x48));
+        if let Some(chip) = chip {
+            chip.set_temperature(degrees);
+        }
     }
 
-    fn chips(&self) -> MutexGuard<'_, BTreeMap<Address, Box<dyn Chip>>> {
+    fn wires(&self) -> MutexGuard<'_, Wires> {
         // A chip is whole between its calls.
-        self.chips.lock().unwrap_or_else(PoisonError::into_inner)
+        self.wires.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts messages on the wire.
+    /// Puts messages on the wire. Nobody else uses it meanwhile, even if it is stuck.
     fn play(&self, messages: &mut [Message<'_>]) -> Result<(), Failure> {
-        let mut chips = self.chips();
-        for (done, message) in messages.iter_mut().enumerate() {
-            let chip = chips.get_mut(&message.address);
-            let answered = chip.is_some_and(|chip| match &mut message.data {
-                Data::Write(bytes) => chip.write(bytes),
-                Data::Read(bytes) => chip.read(bytes),
-            });
-            if !answered {
-                let error = Errno::NXIO;
-                return Err(Failure { done, error });
+        let mut wires = self.wires();
+        let mut result = wires.play(messages);
+        for _ in 0..wires.retries {
+            if result.is_err_and(|failure| failure.error == Errno::AGAIN) {
+                result = wires.play(messages);
             }
+        }
+        if result.is_err_and(|failure| failure.error == Errno::TIMEDOUT) {
+            thread::sleep(wires.timeout);
+        }
+        result
+    }
+}
+
+impl Wires {
+    fn play(&mut self, messages: &mut [Message<'_>]) -> Result<(), Failure> {
+        for (done, message) in messages.iter_mut().enumerate() {
+            let chip = self.chips.get_mut(&message.address);
+            chip.ok_or(Trouble::Nak)
+                .and_then(|chip| match &mut message.data {
+                    Data::Write(bytes) => chip.write(bytes),
+                    Data::Read(bytes) => chip.read(bytes),
+                })
+                .map_err(|trouble| Failure {
+                    done,
+                    error: trouble.into(),
+                })?;
         }
         Ok(())
     }
@@ -96,8 +160,22 @@ impl Bus for Sim {
         &self.name
     }
 
+    fn id(&self) -> BusId {
+        BusId::Sim(self.name.clone())
+    }
+
     fn functionality(&self) -> Functionality {
         self.functionality
+    }
+
+    fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.wires().timeout = timeout;
+        Ok(())
+    }
+
+    fn set_retries(&self, retries: u32) -> io::Result<()> {
+        self.wires().retries = retries;
+        Ok(())
     }
 
     fn transfer(&self, messages: &mut [Message<'_>]) -> Result<(), Failure> {
@@ -148,9 +226,9 @@ impl Memory {
 }
 
 impl Chip for Memory {
-    fn write(&mut self, bytes: &[u8]) -> bool {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
         let Some((&pointer, bytes)) = bytes.split_first() else {
-            return true;
+            return Ok(());
         };
         self.pointer = pointer;
         for &byte in bytes {
@@ -161,15 +239,15 @@ impl Chip for Memory {
             let page = self.pointer / PAGE * PAGE;
             self.pointer = if self.paged { page + next % PAGE } else { next };
         }
-        true
+        Ok(())
     }
 
-    fn read(&mut self, bytes: &mut [u8]) -> bool {
+    fn read(&mut self, bytes: &mut [u8]) -> Result<(), Trouble> {
         for byte in bytes {
             *byte = self.at_pointer().copied().unwrap_or_default();
             self.pointer = self.pointer.wrapping_add(1);
         }
-        true
+        Ok(())
     }
 }
 
@@ -182,20 +260,27 @@ struct Lm75 {
 }
 
 impl Lm75 {
-    /// The range of degrees was checked with the command line; others are cut to what 8 bits hold.
     fn new(degrees: f32) -> Self {
-        let encode = |degrees: f32| (((degrees * STEPS).round() as i16) << 7).to_be_bytes();
         Self {
-            registers: [encode(degrees), [0; 2], encode(75.0), encode(80.0)],
+            registers: [degrees, 0.0, 75.0, 80.0].map(Self::encode),
             pointer: 0,
         }
+    }
+
+    /// The range of degrees was checked where they came from; others are cut to what fits.
+    fn encode(degrees: f32) -> [u8; 2] {
+        (((degrees * STEPS).round() as i16) << 7).to_be_bytes()
     }
 }
 
 impl Chip for Lm75 {
-    fn write(&mut self, bytes: &[u8]) -> bool {
+    fn set_temperature(&mut self, degrees: f32) {
+        self.registers[0] = Self::encode(degrees);
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
         let Some((&pointer, bytes)) = bytes.split_first() else {
-            return true;
+            return Ok(());
         };
         self.pointer = pointer & 0b11;
         // The temperature is read-only.
@@ -207,10 +292,10 @@ impl Chip for Lm75 {
                 .zip(bytes)
                 .for_each(|(to, &from)| *to = from);
         }
-        true
+        Ok(())
     }
 
-    fn read(&mut self, bytes: &mut [u8]) -> bool {
+    fn read(&mut self, bytes: &mut [u8]) -> Result<(), Trouble> {
         let register = self.registers.get(usize::from(self.pointer));
         let register = register.copied().unwrap_or_default();
         let size = if self.pointer == 1 { 1 } else { 2 };
@@ -219,36 +304,46 @@ impl Chip for Lm75 {
             .iter_mut()
             .zip(source)
             .for_each(|(to, &from)| *to = from);
-        true
+        Ok(())
     }
 }
 
-/// Says no as often as it is told to.
+/// Fails as often as it is told to.
 #[derive(Debug, Default)]
-struct Naysayer {
+struct Troublemaker {
     left: u8,
+    trouble: Trouble,
 }
 
-impl Naysayer {
-    fn refuses(&mut self) -> bool {
-        let refuses = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        refuses
-    }
-}
-
-impl Chip for Naysayer {
-    fn write(&mut self, bytes: &[u8]) -> bool {
-        if self.refuses() {
-            return false;
+impl Troublemaker {
+    fn answer(&mut self) -> Result<(), Trouble> {
+        match self.left.checked_sub(1) {
+            None => Ok(()),
+            Some(left) => {
+                self.left = left;
+                Err(self.trouble)
+            }
         }
-        self.left = bytes.last().copied().unwrap_or_default();
-        true
+    }
+}
+
+impl Chip for Troublemaker {
+    /// The last byte says how often, the one before it how.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
+        self.answer()?;
+        let mut bytes = bytes.iter().rev();
+        self.left = bytes.next().copied().unwrap_or_default();
+        self.trouble = match bytes.next() {
+            Some(1) => Trouble::Stuck,
+            Some(2) => Trouble::Busy,
+            _ => Trouble::Nak,
+        };
+        Ok(())
     }
 
-    fn read(&mut self, bytes: &mut [u8]) -> bool {
+    fn read(&mut self, bytes: &mut [u8]) -> Result<(), Trouble> {
         bytes.fill(0);
-        !self.refuses()
+        self.answer()
     }
 }
 
@@ -300,7 +395,9 @@ mod tests {
             assert_eq!(read(&bus, 0x48, 0, 2), expected);
         }
         write(&bus, 0x48, &[3, 90, 0]).unwrap();
-        assert_eq!(read(&bus, 0x48, 3, 2), [90, 0]);
+        bus.set_temperature(7.5);
+        assert_eq!(read(&bus, 0x48, 3, 2), [90, 0], "the limits stay");
+        assert_eq!(read(&bus, 0x48, 0, 2), [7, 0x80]);
     }
 
     #[test]
@@ -312,6 +409,32 @@ mod tests {
         assert_eq!(write(&bus, 0x30, &[0]), Err(no));
         assert_eq!(write(&bus, 0x30, &[0]), Ok(()));
         assert_eq!(write(&bus, 0x31, &[0]), Err(no));
+    }
+
+    #[test]
+    fn test_a_busy_bus_is_tried_again_as_often_as_the_retries_say() {
+        let bus = sim(false);
+        let busy = Err(Failure::whole(Errno::AGAIN));
+        write(&bus, 0x30, &[2, 3]).unwrap();
+        assert_eq!(write(&bus, 0x30, &[0]), busy);
+        bus.set_retries(1).unwrap();
+        assert_eq!(write(&bus, 0x30, &[0]), busy);
+        assert_eq!(write(&bus, 0x30, &[0]), Ok(()));
+        write(&bus, 0x30, &[2, 3]).unwrap();
+        bus.set_retries(3).unwrap();
+        assert_eq!(write(&bus, 0x30, &[0]), Ok(()));
+    }
+
+    #[test]
+    fn test_a_stuck_bus_is_given_up_after_the_timeout() {
+        let bus = sim(false);
+        bus.set_timeout(Duration::from_millis(1)).unwrap();
+        write(&bus, 0x30, &[1, 200]).unwrap();
+        for _ in 0..200 {
+            let failure = write(&bus, 0x30, &[0]).unwrap_err();
+            assert_eq!(failure, Failure::whole(Errno::TIMEDOUT));
+        }
+        assert_eq!(write(&bus, 0x30, &[0]), Ok(()));
     }
 
     #[test]

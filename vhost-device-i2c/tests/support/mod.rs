@@ -5,23 +5,15 @@
 
 pub mod buses;
 
-use std::fs;
-use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::ops::Deref;
 
-use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
 use vhost_device_driver::memory::RegionSpec;
 use vhost_device_driver::{Buffer, Driver, Options};
+use vhost_device_rig::Program;
+pub use vhost_device_rig::program::DEADLINE;
 
 /// The daemon's program.
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_vhost-device-i2c");
-
-/// Only a hang takes as long.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const PROGRAM: Program = Program(env!("CARGO_BIN_EXE_vhost-device-i2c"));
 
 /// `VIRTIO_I2C_F_ZERO_LENGTH_REQUEST`.
 pub const ZERO_LENGTH_REQUEST: u64 = 1;
@@ -33,74 +25,31 @@ pub const ERR: u8 = 1;
 
 /// A running daemon, ended with the test.
 #[derive(Debug)]
-pub struct Daemon {
-    child: Child,
-    stderr: PathBuf,
-    /// Where its sockets and files are.
-    pub directory: TempDir,
+pub struct Daemon(vhost_device_rig::Daemon);
+
+impl Deref for Daemon {
+    type Target = vhost_device_rig::Daemon;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
 }
 
 impl Daemon {
     /// Starts the daemon on the socket `s` of a new directory, with more arguments, and waits
     /// until it is ready.
     pub fn start(arguments: &[&str]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let notify = directory.path().join("notify");
-        let manager = UnixDatagram::bind(&notify).unwrap();
-        manager.set_read_timeout(Some(DEADLINE)).unwrap();
-        let stderr = directory.path().join("stderr");
-        let child = Command::new(PROGRAM)
-            .arg("-s")
-            .arg(directory.path().join("s"))
-            .args(arguments)
-            .env("NOTIFY_SOCKET", &notify)
-            .env("RUST_LOG", "debug")
-            .stderr(fs::File::create(&stderr).unwrap())
-            .spawn()
-            .unwrap();
-        let daemon = Self {
-            child,
-            stderr,
-            directory,
-        };
-        let mut text = [0; 256];
-        let length = manager.recv(&mut text);
-        let length = length.unwrap_or_else(|error| panic!("{error}: {}", daemon.log()));
-        assert_eq!(&text[..length], b"READY=1");
-        daemon
-    }
-
-    /// What it has logged.
-    pub fn log(&self) -> String {
-        fs::read_to_string(&self.stderr).unwrap()
-    }
-
-    /// Waits until it has logged this.
-    pub fn wait_for_log(&self, text: &str) {
-        let start = Instant::now();
-        while !self.log().contains(text) {
-            assert!(start.elapsed() < DEADLINE, "{text:?} in {}", self.log());
-            thread::sleep(Duration::from_millis(2));
-        }
+        Self(PROGRAM.start(arguments))
     }
 
     /// A guest at the socket `name`.
     pub fn guest(&self, name: &str) -> Driver {
-        Driver::connect(self.directory.path().join(name), options()).unwrap()
+        self.0.guest(name, options())
     }
 
     /// Ends it, as a service manager does, and expects it to end well.
-    pub fn stop(mut self) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        let status = self.child.wait().unwrap();
-        assert_eq!(status.code(), Some(0), "{}", self.log());
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    pub fn stop(self) {
+        self.0.stop();
     }
 }
 
@@ -191,19 +140,4 @@ pub fn submit(driver: &mut Driver, message: Message<'_>, flags: u32) -> (u16, u6
 /// The statuses alone.
 pub fn statuses(answers: &[Answer]) -> Vec<u8> {
     answers.iter().map(|answer| answer.status).collect()
-}
-
-/// Runs the daemon for as long as it takes to see that it cannot be run so: its status and what
-/// it says.
-pub fn run(arguments: &[&str]) -> (i32, String) {
-    let output = Command::new(PROGRAM)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (
-        output.status.code().unwrap(),
-        String::from_utf8(text).unwrap(),
-    )
 }
