@@ -201,34 +201,18 @@ impl RunningDaemon {
         Ok(())
     }
 
-    /// Kills the daemon with SIGKILL, which leaves its sockets' files behind,
-    /// and starts it again in their place.
-    pub fn kill_and_restart(&mut self) -> Result<()> {
+    /// Kills the daemon with SIGKILL, which leaves its sockets' files behind.
+    pub fn kill(&mut self) -> Result<()> {
         self.process.kill();
         for socket in &self.sockets {
             ensure!(socket.exists(), "who removed {}?", socket.display());
         }
-        self.start_again()
+        Ok(())
     }
 
-    /// Ends the daemon with SIGTERM as [`RunningDaemon::stop`] does, and starts
-    /// it again.
-    pub fn stop_and_restart(&mut self) -> Result<()> {
-        self.terminate()?;
-        self.start_again()
-    }
-
-    /// What the daemon's process has open, runs and maps now.
-    pub fn held(&self) -> Result<Held> {
-        Held::of(self.process.pid())
-    }
-
-    fn start_again(&mut self) -> Result<()> {
-        self.process = self.daemon.spawn(self.directory.path(), &self.log)?;
-        self.wait_ready()
-    }
-
-    fn terminate(&mut self) -> Result<()> {
+    /// Ends the daemon with SIGTERM, which it must obey with status 0 and with
+    /// its sockets removed; [`RunningDaemon::start_again`] may follow.
+    pub fn terminate(&mut self) -> Result<()> {
         self.process.terminate()?;
         let Some(status) = self.process.wait_end(Instant::now() + STOP_TIMEOUT)? else {
             bail!("the daemon did not end within {STOP_TIMEOUT:?} of SIGTERM");
@@ -245,6 +229,17 @@ impl RunningDaemon {
             );
         }
         Ok(())
+    }
+
+    /// Starts a daemon that was killed or has ended, at the same sockets.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.process = self.daemon.spawn(self.directory.path(), &self.log)?;
+        self.wait_ready()
+    }
+
+    /// What the daemon's process has open, runs and maps now.
+    pub fn held(&self) -> Result<Held> {
+        Held::of(self.process.pid())
     }
 
     fn wait_ready(&mut self) -> Result<()> {

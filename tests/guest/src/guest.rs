@@ -3,9 +3,11 @@
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::daemon::{Daemon, RunningDaemon};
@@ -176,8 +178,11 @@ impl Guest {
             let qmp = accept(&qmp_listener, &mut qemu, deadline)?;
             Ok((Port::new(port), Qmp::new(qmp)?))
         })();
-        let (port, qmp) =
-            connected.inspect_err(|_: &anyhow::Error| logs.iter().for_each(Log::show))?;
+        let show = |_: &anyhow::Error| logs.iter().for_each(Log::show);
+        let (port, mut qmp) = connected.inspect_err(show)?;
+        if self.reconnects {
+            self.plug_all(&mut qmp).inspect_err(show)?;
+        }
         Ok(RunningGuest {
             qemu,
             port,
@@ -189,6 +194,15 @@ impl Guest {
             _directory: directory,
             _restore: restore,
         })
+    }
+
+    /// Gives a machine that has not begun to run its devices. A character device that reconnects
+    /// is not connected yet when QEMU makes the devices of its command line, and they fail then.
+    fn plug_all(&self, qmp: &mut Qmp) -> Result<()> {
+        for (number, device) in self.devices.iter().enumerate() {
+            plug(qmp, number, &device.model)?;
+        }
+        qmp.execute("cont").map(drop)
     }
 
     /// QEMU with its options; its files and sockets are in `directory`.
@@ -208,11 +222,18 @@ impl Guest {
         command.arg("-append");
         command.arg(format!("console={} quiet panic=-1", images.arch.console));
         for (number, device) in self.devices.iter().enumerate() {
-            let id = format!("device{number}");
+            let id = device_id(number);
             let reconnect = if self.reconnects { RECONNECT } else { "" };
             add_socket(&mut command, &id, &device.socket, reconnect)?;
             command.arg("-device");
-            command.arg(format!("{},chardev={id}", device.model));
+            command.arg(match self.reconnects {
+                // The device comes later: see `plug_all`.
+                true => format!("pcie-root-port,id=port-{id},chassis={number}"),
+                false => format!("{},chardev={id}", device.model),
+            });
+        }
+        if self.reconnects {
+            command.arg("-S");
         }
         add_socket(&mut command, "qmp", &directory.join(QMP), "")?;
         command.args(["-mon", "chardev=qmp,mode=control"]);
@@ -247,6 +268,35 @@ fn add_socket(command: &mut Command, id: &str, path: &Path, options: &str) -> Re
     let path = path.replace(',', ",,");
     command.arg(format!("socket,id={id},path={path}{options}"));
     Ok(())
+}
+
+/// What QEMU calls the guest's device with this number, and its character device.
+fn device_id(number: usize) -> String {
+    format!("device{number}")
+}
+
+/// Gives the machine a device, once its character device is connected.
+fn plug(qmp: &mut Qmp, number: usize, model: &str) -> Result<()> {
+    let deadline = Instant::now() + QEMU_START;
+    let id = device_id(number);
+    while !is_connected(qmp, &id)? {
+        ensure!(Instant::now() < deadline, "QEMU does not connect to {id}");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let arguments = json!({
+        "driver": model, "id": format!("plugged-{id}"), "chardev": id, "bus": format!("port-{id}"),
+    });
+    qmp.execute_with("device_add", arguments).map(drop)
+}
+
+/// Whether a socket of QEMU's is connected.
+fn is_connected(qmp: &mut Qmp, id: &str) -> Result<bool> {
+    let all = qmp.execute("query-chardev")?;
+    let mut all = all.as_array().into_iter().flatten();
+    let own = all.find(|chardev| chardev["label"] == id);
+    let name = own.and_then(|chardev| chardev["filename"].as_str());
+    let name = name.with_context(|| format!("QEMU has no character device {id}"))?;
+    Ok(!name.starts_with("disconnected"))
 }
 
 fn accept(listener: &UnixListener, qemu: &mut Process, deadline: Instant) -> Result<UnixStream> {
@@ -308,6 +358,20 @@ impl RunningGuest {
         ensure!(set.status == 0, "the guest cannot be made to panic: {set}");
         self.qmp.execute("inject-nmi")?;
         self.port.wait_ready(self.deadline)
+    }
+
+    /// Takes a device out of the running machine; its number is that of the order in which the
+    /// guest was given its devices. The guest must have been made with [`Guest::reconnects`].
+    pub fn unplug(&mut self, number: usize) -> Result<()> {
+        let id = format!("plugged-{}", device_id(number));
+        self.qmp.execute_with("device_del", json!({ "id": id }))?;
+        self.qmp
+            .wait_for_event("DEVICE_DELETED", |data| data["device"] == id.as_str())
+    }
+
+    /// Puts a device back that was taken out, as soon as QEMU is connected to its daemon.
+    pub fn plug(&mut self, number: usize, model: &str) -> Result<()> {
+        plug(&mut self.qmp, number, model)
     }
 
     /// Leaves the user to a shell on the guest's console until it ends or

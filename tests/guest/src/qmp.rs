@@ -1,5 +1,6 @@
 //! QEMU's machine protocol: as much of it as tests need, blocking.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -10,9 +11,14 @@ use serde_json::{Value, json};
 /// How long QEMU may take for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How many events are kept that nobody waits for.
+const MAX_EVENTS: usize = 100;
+
 /// A connection to a running QEMU's monitor.
 pub struct Qmp {
     stream: BufReader<UnixStream>,
+    /// The last that nobody has waited for.
+    events: VecDeque<Value>,
 }
 
 impl Qmp {
@@ -21,6 +27,7 @@ impl Qmp {
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         let mut qmp = Self {
             stream: BufReader::new(stream),
+            events: VecDeque::new(),
         };
         let greeting = qmp.read()?;
         if greeting.get("QMP").is_none() {
@@ -33,7 +40,15 @@ impl Qmp {
     /// Runs a command without arguments, such as `system_reset`, `stop` and
     /// `cont`, and gives back what it returned.
     pub fn execute(&mut self, command: &str) -> Result<Value> {
-        let request = format!("{}\n", json!({ "execute": command }));
+        self.execute_with(command, json!({}))
+    }
+
+    /// Runs a command with these arguments, and gives back what it returned.
+    pub fn execute_with(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        let request = format!(
+            "{}\n",
+            json!({ "execute": command, "arguments": arguments })
+        );
         self.stream
             .get_mut()
             .write_all(request.as_bytes())
@@ -45,6 +60,34 @@ impl Qmp {
             }
             if let Some(error) = message.get("error") {
                 bail!("QEMU refused {command}: {error}");
+            }
+            self.keep(message);
+        }
+    }
+
+    fn keep(&mut self, event: Value) {
+        if self.events.len() >= MAX_EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    /// Waits for an event that `is_meant` knows by its data.
+    pub(crate) fn wait_for_event(
+        &mut self,
+        name: &str,
+        is_meant: impl Fn(&Value) -> bool,
+    ) -> Result<()> {
+        loop {
+            // Those that came while a command was answered are first.
+            let event = match self.events.pop_front() {
+                Some(event) => event,
+                None => self
+                    .read()
+                    .with_context(|| format!("no {name} of QEMU's"))?,
+            };
+            if event["event"] == name && is_meant(&event["data"]) {
+                return Ok(());
             }
         }
     }
