@@ -67,6 +67,8 @@ pub(crate) enum Device {
     Rng,
     /// vhost-device-i2c, in a guest with an SMBus
     I2c,
+    /// vhost-device-gpio, in a guest with a simulated chip of the kernel's
+    Gpio,
 }
 
 impl Cli {

@@ -3,7 +3,8 @@
 //! | module | what lives there |
 //! |---|---|
 //! | `cli` | the command line |
-//! | `rng`, `i2c` | what is measured of a device, and its report |
+//! | `rng`, `i2c`, `gpio` | what is measured of a device |
+//! | `host` | both daemons in a guest that is their host, and the report on them |
 //! | `programs` | the daemons' programs: ours is built, the peer is installed |
 //! | `daemon` | a daemon that runs |
 //! | `process` | what a process costs: CPU time and memory |
@@ -18,6 +19,8 @@
 mod cli;
 mod cpus;
 mod daemon;
+mod gpio;
+mod host;
 mod i2c;
 mod load;
 mod machine;
@@ -53,5 +56,6 @@ fn run(cli: &Cli) -> Result<()> {
     match cli.device {
         Device::Rng => rng::run(cli),
         Device::I2c => i2c::run(cli),
+        Device::Gpio => gpio::run(cli),
     }
 }

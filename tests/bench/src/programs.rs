@@ -5,7 +5,9 @@ use std::process::Command;
 use std::{env, fs, io};
 
 use anyhow::{Context, Result, ensure};
-use vhost_device_guest::setup::{Progress, install_crate};
+use vhost_device_guest::setup::{Build, Progress, install_crate_with};
+
+use crate::cli::Cli;
 
 /// The peer's version, pinned: another one would need figures of its own.
 pub(crate) const PEER_VERSION: &str = "0.1.0";
@@ -56,11 +58,12 @@ impl Sides {
     }
 }
 
-/// Builds and installs what is missing of the programs with this name, unless they are given.
-pub(crate) fn sides(name: &str, ours: Option<&Path>, peer: Option<&Path>) -> Result<Sides> {
-    let ours = ours.map_or_else(|| build_ours(name), |path| Ok(path.to_owned()))?;
-    let install = || install_crate(name, PEER_VERSION, &Progress::new());
-    let peer = peer.map_or_else(install, |path| Ok(path.to_owned()))?;
+/// Builds and installs what is missing of the programs with this name, unless the command line
+/// gives them. `build` is how the peer is built.
+pub(crate) fn sides(name: &str, cli: &Cli, build: &Build) -> Result<Sides> {
+    let ours = cli.ours.clone().map_or_else(|| build_ours(name), Ok)?;
+    let install = || install_crate_with(name, PEER_VERSION, build, &Progress::new());
+    let peer = cli.peer.clone().map_or_else(install, Ok)?;
     let side = |name, program| Side { name, program };
     Ok(Sides {
         ours: side("ours", ours),
@@ -106,11 +109,14 @@ fn build_ours(name: &str) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
     #[test]
     fn rounds_alternate() {
-        let sides = sides("x", Some(Path::new("a")), Some(Path::new("b"))).unwrap();
+        let cli = Cli::parse_from(["bench", "--ours", "a", "--peer", "b"]);
+        let sides = sides("x", &cli, &Build::default()).unwrap();
         let order = |round| {
             let mut order = Vec::new();
             let each = sides.each(round, |side| {

@@ -12,6 +12,7 @@ use std::io;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use vhost_device_guest::setup::Build;
 
 use self::measure::{Measurements, Plan};
 use self::report::Report;
@@ -28,7 +29,7 @@ const DOCUMENT: &str = "docs/bench-rng.md";
 /// Measures, prints, and writes if wanted.
 pub(crate) fn run(cli: &Cli) -> Result<()> {
     let machine = Machine::find()?;
-    let sides = programs::sides(PROGRAM, cli.ours.as_deref(), cli.peer.as_deref())?;
+    let sides = programs::sides(PROGRAM, cli, &Build::default())?;
     let plan = Plan {
         rounds: cli.rounds_or(9, 3),
         cell: cli.cell_or(200, 50),

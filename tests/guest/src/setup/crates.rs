@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use super::apt::{Apt, Pin};
+use super::apt::{Apt, Pin, Tool};
 use super::cache::{Cache, LockedCache};
 use super::progress::Progress;
 
@@ -46,6 +46,9 @@ pub struct Build {
     /// Debian packages that the build needs, and their series of versions. They are unpacked into
     /// a directory for the build, and not installed.
     pub packages: &'static [(&'static str, &'static str)],
+    /// Programs that the build runs and that are installed unless they are there, each from the
+    /// package of its name.
+    pub tools: &'static [&'static str],
     /// More options of `cargo install`.
     pub options: &'static [&'static str],
     /// Variables of its environment. `{root}` stands for the directory with the packages.
@@ -99,7 +102,14 @@ impl Program<'_> {
         } = self;
         let work = cache.temporary()?;
         let root = work.path().join("root");
-        unpack(build.packages, &root, cache, progress)?;
+        let apt = Apt::new(cache, progress);
+        let tools: Vec<_> = build
+            .tools
+            .iter()
+            .map(|tool| Tool::program(tool, tool))
+            .collect();
+        apt.install_tools(&format!("building {name}"), &tools)?;
+        unpack(build.packages, &root, &apt, cache, progress)?;
         let made = work.path().join("made");
         let install = |how: &str, options: &[&str]| {
             let title = format!("Installing {name} {version} of crates.io{how}");
@@ -146,10 +156,10 @@ impl Program<'_> {
 fn unpack(
     packages: &[(&'static str, &'static str)],
     root: &Path,
+    apt: &Apt<'_>,
     cache: &LockedCache,
     progress: &Progress,
 ) -> Result<()> {
-    let apt = Apt::new(cache, progress);
     for &(package, version) in packages {
         let debs = cache.temporary()?;
         let deb = apt.download(&Pin { package, version }, debs.path())?;
@@ -186,6 +196,7 @@ mod tests {
         version: "1.2.3",
         build: &Build {
             packages: &[],
+            tools: &[],
             options: &["--target", "here"],
             environment: &[("LIBRARY", "{root}/lib")],
         },

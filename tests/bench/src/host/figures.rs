@@ -1,70 +1,62 @@
-//! The part that runs in the guest: one round of both sides, and a line of figures for each load
-//! and side.
+//! What a load gave, and how it comes out of the guest: as lines of numbers.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::load::{ADDRESS, Load, ROOM};
-use super::{BUS, Figures, Plan};
+use super::Plan;
 use crate::daemon::Daemon;
-use crate::load::{Guest, Waiting};
+use crate::load::{Done, Guest, Job, Waiting};
 use crate::process::cpu_time;
-use crate::programs::{Each, Side, Sides};
+use crate::programs::Each;
 use crate::stats::quantile;
-
-/// `VIRTIO_I2C_F_ZERO_LENGTH_REQUEST`.
-const ZERO_LENGTH_REQUEST: u64 = 1;
 
 /// The first word of a line of figures.
 const MARK: &str = "figures";
 
-/// Measures a round and prints it.
-pub(super) fn run(sides: &Sides, plan: &Plan, round: usize) -> Result<()> {
-    let all = sides.each(round, |side| {
-        side_figures(side, plan).with_context(|| format!("with {}", side.name))
-    })?;
-    for (ours, peer) in all.ours.iter().zip(&all.peer) {
-        println!(
-            "{}",
-            line(&Each {
-                ours: *ours,
-                peer: *peer
-            })
-        );
+/// What one run of a load gave.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Figures {
+    /// Good answers in a second.
+    pub(crate) good: f64,
+    /// The part of all answers that failed, from 0 to 1.
+    pub(crate) failed: f64,
+    /// How long an answer takes, in microseconds: half of them take longer.
+    pub(crate) median: f64,
+    /// One in a hundred takes longer.
+    pub(crate) percentile_99: f64,
+    /// The daemon's CPU time for an answer, in microseconds.
+    pub(crate) cpu: f64,
+}
+
+impl Figures {
+    /// Those of a job that runs for as long as the plan says.
+    pub(crate) fn of_job(
+        job: &mut Job,
+        guest: &mut Guest,
+        daemon: &Daemon,
+        plan: &Plan,
+    ) -> Result<Self> {
+        guest.run(job, plan.cell / 5, Waiting::Asleep)?;
+        Self::of(daemon, || guest.run(job, plan.cell, Waiting::Asleep))
     }
-    Ok(())
-}
 
-/// The figures of each load, with a new daemon.
-fn side_figures(side: &Side, plan: &Plan) -> Result<Vec<Figures>> {
-    // Decimal: the peer understands nothing else.
-    let list = format!("{BUS}:{ADDRESS}");
-    let mut daemon = Daemon::start(side, 1, &["-l", &list])?;
-    let mut guest = Guest::start(daemon.connect(0)?, ROOM, ZERO_LENGTH_REQUEST)?;
-    Load::all()
-        .map(|load| {
-            measure(load, &mut guest, &daemon, plan).with_context(|| format!("at \"{load}\""))
+    /// Those of something that is done once, and what it costs the daemon.
+    pub(crate) fn of(daemon: &Daemon, work: impl FnOnce() -> Result<Done>) -> Result<Self> {
+        let before = cpu_time(daemon.pid())?;
+        let done = work()?;
+        let cpu = cpu_time(daemon.pid())?.saturating_sub(before);
+        let mut times: Vec<f64> = done.times.iter().map(microseconds).collect();
+        times.sort_by(f64::total_cmp);
+        let requests = done.requests as f64;
+        Ok(Self {
+            good: (done.requests - done.failed) as f64 / done.time.as_secs_f64(),
+            failed: done.failed as f64 / requests,
+            median: quantile(&times, 0.5),
+            percentile_99: quantile(&times, 0.99),
+            cpu: microseconds(&cpu) / requests,
         })
-        .collect()
-}
-
-fn measure(load: Load, guest: &mut Guest, daemon: &Daemon, plan: &Plan) -> Result<Figures> {
-    let mut job = load.job(guest);
-    guest.run(&mut job, plan.cell / 5, Waiting::Asleep)?;
-    let before = cpu_time(daemon.pid())?;
-    let done = guest.run(&mut job, plan.cell, Waiting::Asleep)?;
-    let cpu = cpu_time(daemon.pid())?.saturating_sub(before);
-    let mut times: Vec<f64> = done.times.iter().map(microseconds).collect();
-    times.sort_by(f64::total_cmp);
-    let requests = done.requests as f64;
-    Ok(Figures {
-        good: (done.requests - done.failed) as f64 / done.time.as_secs_f64(),
-        failed: done.failed as f64 / requests,
-        median: quantile(&times, 0.5),
-        percentile_99: quantile(&times, 0.99),
-        cpu: microseconds(&cpu) / requests,
-    })
+    }
 }
 
 fn microseconds(time: &Duration) -> f64 {
@@ -72,7 +64,7 @@ fn microseconds(time: &Duration) -> f64 {
 }
 
 /// Both sides' figures as a line.
-fn line(each: &Each<Figures>) -> String {
+pub(super) fn line(each: &Each<Figures>) -> String {
     let numbers = [each.ours, each.peer].map(|figures| {
         let Figures {
             good,
