@@ -14,8 +14,7 @@ use vhost_device_queue::memory::{Mapping, MemoryError, Region};
 
 /// The most regions that a guest's memory may have: as many as KVM gives a guest at least.
 ///
-/// Stops a front-end from using up the process's mappings and file descriptors, which other
-/// guests need too.
+/// Stops a front-end from using up the process's mappings, which other guests need too.
 pub const MAX_MEM_SLOTS: usize = 509;
 
 /// `statfs` type of hugetlbfs, from `linux/magic.h`.

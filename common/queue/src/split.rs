@@ -174,8 +174,8 @@ pub(crate) struct SplitRing {
     /// The next used index, and the one that the driver was last shown.
     next_used: u16,
     published: u16,
-    /// Whether anything was published since the ring was bound. The first time always calls:
-    /// nobody knows what `used_event` was meant for.
+    /// Whether anything was published since the ring was bound. With `EVENT_IDX` the first time
+    /// always calls: nobody knows what `used_event` was meant for.
     called: bool,
     /// Whether the driver was asked for kicks.
     armed: bool,

@@ -264,7 +264,7 @@ mod tests {
     use super::*;
 
     const TIME: Kind = Kind {
-        title: "From exec to listening, in milliseconds",
+        title: "From fork to the first connection, in milliseconds",
         better: Better::Less,
         digits: 2,
     };
@@ -299,14 +299,14 @@ mod tests {
     #[test]
     fn tables_are_aligned() {
         let table = table(&[(1.0, 2.0), (2.0, 2.0), (1.0, 3.0)]);
-        let terminal = "From exec to listening, in milliseconds
+        let terminal = "From fork to the first connection, in milliseconds
        ours  peer             ratio
   one  1.00  2.00  2.00 (1.50–2.50)
 
 ";
         assert_eq!(text(&table, Form::Terminal), terminal);
         let page = text(&table, Form::Markdown);
-        assert!(page.starts_with("## From exec"));
+        assert!(page.starts_with("## From fork"));
         assert!(page.contains("\n|:----|-----:|-----:|"), "{page}");
         let mut lines = page.lines().filter(|line| line.starts_with('|'));
         let width = |line: &str| line.chars().count();

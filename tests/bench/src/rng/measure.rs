@@ -107,7 +107,7 @@ pub(crate) struct Measurements {
     pub(crate) loads: Vec<Load>,
     /// Memory.
     pub(crate) crowds: Vec<Crowd>,
-    /// Milliseconds from exec to listening.
+    /// Milliseconds from fork to the first connection.
     pub(crate) starts: Vec<Each<f64>>,
 }
 

@@ -43,7 +43,7 @@ const RESIDENT: Kind = Kind {
     digits: 0,
 };
 const START: Kind = Kind {
-    title: "From exec to listening, in milliseconds",
+    title: "From fork to the first connection, in milliseconds",
     better: Better::Less,
     digits: 2,
 };
