@@ -442,6 +442,9 @@ fn return_buffer(mut request: Request<'_>, status: IrqStatus) {
 }
 
 impl<L: Lines> Device for Gpio<L> {
+    // A chip may itself be behind a bus that is stuck.
+    const WAITS: bool = true;
+
     fn describe(&self) -> Description {
         Description {
             device_id: wire::DEVICE_ID,
