@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vhost_device_backend::Resume;
 use vhost_device_driver::memory::Region;
-use vhost_device_driver::{Buffer, Layout, SplitRing, Used};
+use vhost_device_driver::{Layout, SplitRing, Used};
 use vhost_device_queue::{
     Addresses, ChainError, Config, GuestMemory, Kept, Queue, Request, memory,
 };
@@ -68,16 +68,11 @@ impl Rig {
         address
     }
 
-    /// A readable buffer that holds `bytes`.
-    pub fn readable(&mut self, bytes: &[u8]) -> Buffer {
+    /// Puts bytes into memory, where nothing else is.
+    pub fn place(&mut self, bytes: &[u8]) -> u64 {
         let address = self.alloc(bytes.len());
         self.guest.write(address, bytes);
-        Buffer::readable(address, bytes.len() as u32)
-    }
-
-    /// A writable buffer of `length` bytes.
-    pub fn writable(&mut self, length: u32) -> Buffer {
-        Buffer::writable(self.alloc(length as usize), length)
+        address
     }
 
     /// Shows the device everything that the driver has added to queue `index`; bad chains are
@@ -103,7 +98,8 @@ impl Rig {
             queues: &mut self.queues,
             memory: &self.memory,
         });
-        for queue in &mut self.queues {
+        // The last one first, as a session does.
+        for queue in self.queues.iter_mut().rev() {
             queue.publish();
         }
     }

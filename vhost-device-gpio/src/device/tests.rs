@@ -1,24 +1,18 @@
 //! The device on rings of its own: no socket, no session, no clock.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::sync::Arc;
 
 use proptest::prelude::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use vhost_device_driver::memory::Region;
-use vhost_device_driver::{Buffer, Layout, SplitRing};
-use vhost_device_queue::{Addresses, Config, GuestMemory, Queue, memory};
+use vhost_device_driver::Buffer;
+use vhost_device_rig::{Back, Rig};
 
 use super::wire::{EVENT_QUEUE, F_IRQ, REQUEST_QUEUE};
 use super::*;
 use crate::host::sim::{Board, Sim};
 
 const RING_SIZE: u16 = 64;
-const GUEST_ADDR: u64 = 0x1_0000;
-const RING_BYTES: u64 = 0x1000;
-const DATA_ADDR: u64 = GUEST_ADDR + 2 * RING_BYTES;
-const MEMORY_SIZE: u64 = 4 << 20;
+const ROOM: u64 = 4 << 20;
 
 /// Fills what nobody has written.
 const UNTOUCHED: u8 = 0xee;
@@ -62,11 +56,7 @@ fn board() -> Board {
 
 /// A guest with both rings, the device on their other side, and the world around its lines.
 struct Bench {
-    guest: vhost_device_driver::GuestMemory,
-    rings: [SplitRing; 2],
-    next_buffer: u64,
-    memory: GuestMemory,
-    queues: [Queue; 2],
+    rig: Rig,
     world: Sim,
     device: Gpio<Sim>,
     /// What has come back: the used lengths, by queue and head.
@@ -76,19 +66,6 @@ struct Bench {
     sent: Vec<Sent>,
 }
 
-struct Back<'a> {
-    queues: &'a mut [Queue; 2],
-    memory: &'a GuestMemory,
-}
-
-impl Resume for Back<'_> {
-    fn resume(&mut self, kept: Kept) -> Option<Request<'_>> {
-        let mut queues = self.queues.iter_mut();
-        let queue = queues.find(|queue| queue.owns(&kept))?;
-        queue.resume(self.memory, kept)
-    }
-}
-
 /// A request or event buffer that was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sent {
@@ -96,28 +73,6 @@ struct Sent {
     head: u16,
     answer: u64,
     room: u32,
-}
-
-fn map(region: &Region) -> memory::Region {
-    let file = File::from(region.fd().try_clone_to_owned().unwrap());
-    let size = region.size() as usize;
-    let mapping = memory::Mapping::new(&file, region.mmap_offset(), size).unwrap();
-    memory::Region::new(region.guest_addr(), Arc::new(mapping), 0, region.size()).unwrap()
-}
-
-fn queue(memory: &GuestMemory, layout: Layout) -> Queue {
-    let config = Config {
-        size: RING_SIZE,
-        addresses: Addresses {
-            descriptor: layout.desc,
-            available: layout.avail,
-            used: layout.used,
-        },
-        base: 0,
-        event_idx: false,
-        indirect: true,
-    };
-    Queue::new(memory, &config).unwrap()
 }
 
 fn header(kind: u16, line: u16, value: u32) -> Vec<u8> {
@@ -133,17 +88,10 @@ impl Bench {
     }
 
     fn with_board(board: &Board) -> Self {
-        let guest = vhost_device_driver::GuestMemory::new(&[(GUEST_ADDR, MEMORY_SIZE)]);
-        let memory = GuestMemory::new(guest.regions().iter().map(|r| map(r)).collect()).unwrap();
-        let layouts = [0, 1].map(|n| Layout::packed_at(GUEST_ADDR + n * RING_BYTES, RING_SIZE));
         let world = Sim::new("the test", board, None).unwrap();
         let device = Gpio::new("guest 0".to_owned(), world.clone(), Logs::default());
         Self {
-            rings: layouts.map(|layout| SplitRing::new(&guest, layout, RING_SIZE, false)),
-            queues: layouts.map(|layout| queue(&memory, layout)),
-            guest,
-            next_buffer: DATA_ADDR,
-            memory,
+            rig: Rig::new(2, RING_SIZE, ROOM),
             world,
             device,
             back: BTreeMap::new(),
@@ -152,22 +100,15 @@ impl Bench {
         }
     }
 
-    fn place(&mut self, bytes: &[u8]) -> u64 {
-        let address = self.next_buffer;
-        self.next_buffer += bytes.len() as u64;
-        self.guest.write(address, bytes);
-        address
-    }
-
     /// Makes bytes available with this much room for an answer; the device does not see it yet.
     fn send_bytes(&mut self, queue: u16, bytes: &[u8], room: u32) -> Sent {
         let queue = usize::from(queue);
-        let request = self.place(bytes);
-        let answer = self.place(&vec![UNTOUCHED; room as usize + 8]);
+        let request = self.rig.place(bytes);
+        let answer = self.rig.place(&vec![UNTOUCHED; room as usize + 8]);
         let mut buffers = vec![Buffer::readable(request, bytes.len() as u32)];
         buffers.push(Buffer::writable(answer, room));
         buffers.retain(|buffer| buffer.len > 0);
-        let head = self.rings[queue].add(&buffers).unwrap();
+        let head = self.rig.rings[queue].add(&buffers).unwrap();
         self.back.remove(&(queue, head));
         let sent = Sent {
             queue,
@@ -194,13 +135,8 @@ impl Bench {
     fn run(&mut self) {
         for number in [REQUEST_QUEUE, EVENT_QUEUE] {
             let index = usize::from(number);
-            self.rings[index].publish();
-            self.queues[index].look().unwrap();
-            while let Some(request) = self.queues[index].pop(&self.memory) {
-                if let Ok(request) = request {
-                    self.device.handle(number, request);
-                }
-            }
+            self.rig
+                .serve(index, |request| self.device.handle(number, request));
             self.with_queues(|device, back| device.finish_batch(back));
         }
     }
@@ -225,14 +161,9 @@ impl Bench {
     }
 
     fn with_queues(&mut self, work: impl FnOnce(&mut Gpio<Sim>, &mut Back<'_>)) {
-        let mut back = Back {
-            queues: &mut self.queues,
-            memory: &self.memory,
-        };
-        work(&mut self.device, &mut back);
-        for (index, queue) in self.queues.iter_mut().enumerate().rev() {
-            queue.publish();
-            while let Some(used) = self.rings[index].pop_used() {
+        self.rig.resume(|back| work(&mut self.device, back));
+        for (index, ring) in self.rig.rings.iter_mut().enumerate().rev() {
+            while let Some(used) = ring.pop_used() {
                 self.back.insert((index, used.head), used.len);
                 let is_it = |sent: &&Sent| (sent.queue, sent.head) == (index, used.head);
                 self.order.extend(self.sent.iter().find(is_it));
@@ -243,7 +174,7 @@ impl Bench {
     /// What was written for the driver, as the used length says; `None` while it is not back.
     fn answer(&self, sent: Sent) -> Option<Vec<u8>> {
         let length = *self.back.get(&(sent.queue, sent.head))?;
-        let bytes = self.guest.read_vec(sent.answer, sent.room as usize + 8);
+        let bytes = self.rig.guest.read_vec(sent.answer, sent.room as usize + 8);
         let (answer, rest) = bytes.split_at(length as usize);
         assert!(length <= sent.room);
         assert!(rest.iter().all(|&byte| byte == UNTOUCHED), "{bytes:x?}");
@@ -863,10 +794,8 @@ fn test_a_queue_that_stops_takes_requests_along_that_were_put_aside() {
     bench.enable(2, RISING);
     let buffer = bench.hold(2);
     bench.send(SET_IRQ_TYPE, 2, IRQ_NONE);
-    bench.rings[0].publish();
-    bench.queues[0].look().unwrap();
-    let request = bench.queues[0].pop(&bench.memory).unwrap().unwrap();
-    bench.device.handle(REQUEST_QUEUE, request);
+    let Bench { rig, device, .. } = &mut bench;
+    rig.serve(0, |request| device.handle(REQUEST_QUEUE, request));
     bench.device.queue_stopped(REQUEST_QUEUE);
     // It will be taken again by whoever resumes: nothing of it was done.
     bench.wake();
@@ -925,7 +854,7 @@ proptest! {
     fn test_nothing_is_lost(deeds in prop::collection::vec((deed(), any::<bool>()), 1..80)) {
         let mut bench = Bench::new();
         for (deed, run) in deeds {
-            if bench.rings.iter().any(|ring| ring.free_descriptors() < 8) {
+            if bench.rig.rings.iter().any(|ring| ring.free_descriptors() < 8) {
                 bench.run();
             }
             match deed {
@@ -945,14 +874,14 @@ proptest! {
         }
         bench.run();
         bench.wake();
-        prop_assert_eq!(bench.rings[0].outstanding(), 0);
+        prop_assert_eq!(bench.rig.rings[0].outstanding(), 0);
         let held = bench.device.lines.iter().filter(|line| line.holds_a_buffer()).count();
-        prop_assert_eq!(usize::from(bench.rings[1].outstanding()), held);
+        prop_assert_eq!(usize::from(bench.rig.rings[1].outstanding()), held);
         for line in 0..COUNT {
             bench.world.set_broken(line, false);
             bench.ok(SET_IRQ_TYPE, line, IRQ_NONE);
         }
-        prop_assert_eq!(bench.rings[1].outstanding(), 0);
+        prop_assert_eq!(bench.rig.rings[1].outstanding(), 0);
         for line in 0..COUNT {
             prop_assert!(!bench.world.is_watched(line));
         }

@@ -1,12 +1,10 @@
 //! The device on a ring of its own: no socket, no session, no clock.
 
-use std::fs::File;
 use std::sync::Mutex;
 
 use rustix::io::Errno;
-use vhost_device_driver::memory::Region;
-use vhost_device_driver::{Buffer, Layout, SplitRing, Used};
-use vhost_device_queue::{Addresses, Config, GuestMemory, Queue, memory};
+use vhost_device_driver::Buffer;
+use vhost_device_rig::Rig;
 
 use super::*;
 use crate::access::Grant;
@@ -14,9 +12,7 @@ use crate::host::sim::Sim;
 use crate::host::{BusId, Failure};
 
 const RING_SIZE: u16 = 1024;
-const GUEST_ADDR: u64 = 0x1_0000;
-const DATA_ADDR: u64 = GUEST_ADDR + 0x1_0000;
-const MEMORY_SIZE: u64 = 64 << 20;
+const ROOM: u64 = 64 << 20;
 
 /// Fills a status that nobody has written.
 const UNTOUCHED: u8 = 0xee;
@@ -73,24 +69,9 @@ impl Bus for Spy {
 
 /// A guest with a ring, and the device on its other side.
 struct Bench {
-    guest: vhost_device_driver::GuestMemory,
-    ring: SplitRing,
-    next_buffer: u64,
-    memory: GuestMemory,
-    queue: Queue,
+    rig: Rig,
     spy: Arc<Spy>,
     device: Adapter,
-}
-
-struct Back<'a> {
-    queue: &'a mut Queue,
-    memory: &'a GuestMemory,
-}
-
-impl Resume for Back<'_> {
-    fn resume(&mut self, kept: Kept) -> Option<Request<'_>> {
-        self.queue.resume(self.memory, kept)
-    }
 }
 
 /// A request that was sent.
@@ -99,28 +80,6 @@ struct Sent {
     data: u64,
     length: u32,
     status: u64,
-}
-
-fn map(region: &Region) -> memory::Region {
-    let file = File::from(region.fd().try_clone_to_owned().unwrap());
-    let size = region.size() as usize;
-    let mapping = memory::Mapping::new(&file, region.mmap_offset(), size).unwrap();
-    memory::Region::new(region.guest_addr(), Arc::new(mapping), 0, region.size()).unwrap()
-}
-
-fn queue(memory: &GuestMemory, layout: Layout) -> Queue {
-    let config = Config {
-        size: RING_SIZE,
-        addresses: Addresses {
-            descriptor: layout.desc,
-            available: layout.avail,
-            used: layout.used,
-        },
-        base: 0,
-        event_idx: false,
-        indirect: true,
-    };
-    Queue::new(memory, &config).unwrap()
 }
 
 fn spy(functionality: u32) -> Arc<Spy> {
@@ -150,11 +109,6 @@ impl Bench {
     }
 
     fn with_bus(spy: Arc<Spy>, grants: &[Grant], read_only: &[u8]) -> Self {
-        let guest = vhost_device_driver::GuestMemory::new(&[(GUEST_ADDR, MEMORY_SIZE)]);
-        let layout = Layout::packed_at(GUEST_ADDR, RING_SIZE);
-        let ring = SplitRing::new(&guest, layout, RING_SIZE, false);
-        let memory = GuestMemory::new(guest.regions().iter().map(|r| map(r)).collect()).unwrap();
-        let queue = queue(&memory, layout);
         let mut access = Access::new(&["one", "two"], grants).unwrap();
         for &number in read_only {
             let address = Address::Seven(number);
@@ -166,39 +120,28 @@ impl Bench {
         let log = Log::new("guest 0".to_owned(), buses.len());
         let device = Adapter::new(Arc::new(buses), Arc::new(access), log);
         Self {
-            guest,
-            ring,
-            next_buffer: DATA_ADDR,
-            memory,
-            queue,
+            rig: Rig::new(1, RING_SIZE, ROOM),
             spy,
             device: device.unwrap(),
         }
-    }
-
-    fn bytes_at_new_place(&mut self, bytes: &[u8]) -> u64 {
-        let address = self.next_buffer;
-        self.next_buffer += bytes.len() as u64;
-        self.guest.write(address, bytes);
-        address
     }
 
     fn header(&mut self, addr: u16, flags: u32) -> Buffer {
         let mut header = [0; 8];
         header[..2].copy_from_slice(&addr.to_le_bytes());
         header[4..].copy_from_slice(&flags.to_le_bytes());
-        Buffer::readable(self.bytes_at_new_place(&header), 8)
+        Buffer::readable(self.rig.place(&header), 8)
     }
 
     fn status(&mut self) -> Buffer {
-        Buffer::writable(self.bytes_at_new_place(&[UNTOUCHED]), 1)
+        Buffer::writable(self.rig.place(&[UNTOUCHED]), 1)
     }
 
     /// Makes a write available.
     fn write(&mut self, addr: u16, flags: u32, bytes: &[u8]) -> Sent {
         let header = self.header(addr, flags);
         let length = bytes.len() as u32;
-        let data = self.bytes_at_new_place(bytes);
+        let data = self.rig.place(bytes);
         let status = self.status();
         let buffers = [header, Buffer::readable(data, length), status];
         self.send(&buffers, data, length)
@@ -207,7 +150,7 @@ impl Bench {
     /// Makes a read available.
     fn read(&mut self, addr: u16, flags: u32, length: u32) -> Sent {
         let header = self.header(addr, flags | READ);
-        let data = self.bytes_at_new_place(&vec![UNTOUCHED; length as usize]);
+        let data = self.rig.place(&vec![UNTOUCHED; length as usize]);
         let status = self.status();
         let buffers = [header, Buffer::writable(data, length), status];
         self.send(&buffers, data, length)
@@ -215,7 +158,7 @@ impl Bench {
 
     fn send(&mut self, buffers: &[Buffer], data: u64, length: u32) -> Sent {
         let buffers: Vec<_> = buffers.iter().copied().filter(|b| b.len > 0).collect();
-        self.ring.add(&buffers).unwrap();
+        self.rig.rings[0].add(&buffers).unwrap();
         let status = buffers.last().map_or(0, |b| b.addr + u64::from(b.len) - 1);
         Sent {
             data,
@@ -227,44 +170,25 @@ impl Bench {
     /// Shows the requests to the device; nothing more comes.
     fn run(&mut self) {
         self.run_without_end();
-        let mut back = Back {
-            queue: &mut self.queue,
-            memory: &self.memory,
-        };
-        self.device.flush(&mut back);
-        self.queue.publish();
+        self.rig.resume(|back| self.device.flush(back));
     }
 
     /// Shows the requests to the device, as if there were more behind them.
     fn run_without_end(&mut self) {
-        self.ring.publish();
-        self.queue.look().unwrap();
-        while let Some(request) = self.queue.pop(&self.memory) {
-            if let Ok(request) = request {
-                self.device.take(request);
-            }
-        }
-        self.queue.publish();
+        self.rig.serve(0, |request| self.device.take(request));
     }
 
     /// The timer has fired.
     fn wake(&mut self) {
-        let mut back = Back {
-            queue: &mut self.queue,
-            memory: &self.memory,
-        };
-        self.device.wake(&mut back);
-        self.queue.publish();
+        self.rig.resume(|back| self.device.wake(back));
     }
 
     fn used(&mut self) -> Vec<u32> {
-        std::iter::from_fn(|| self.ring.pop_used())
-            .map(|Used { len, .. }| len)
-            .collect()
+        self.rig.used(0)
     }
 
     fn status_of(&self, sent: Sent) -> u8 {
-        self.guest.read_vec(sent.status, 1)[0]
+        self.rig.guest.read_vec(sent.status, 1)[0]
     }
 
     fn statuses(&self, sent: &[Sent]) -> Vec<u8> {
@@ -272,7 +196,7 @@ impl Bench {
     }
 
     fn data(&self, sent: Sent) -> Vec<u8> {
-        self.guest.read_vec(sent.data, sent.length as usize)
+        self.rig.guest.read_vec(sent.data, sent.length as usize)
     }
 
     /// The next transactions fail so.
@@ -318,20 +242,20 @@ fn i3_what_is_written_is_read_back() {
 #[test]
 fn i4_i5_what_the_driver_sends_is_not_changed() {
     let mut bench = Bench::new();
-    let before = bench.next_buffer;
+    let before = bench.rig.alloc(0);
     // Padding and reserved flags that should be 0.
     let header = bench.header(REGISTERS, 0xffff_fffc);
-    bench.guest.write(before + 2, &[0xab, 0xcd]);
-    let data = bench.bytes_at_new_place(&[1, 2, 3]);
+    bench.rig.guest.write(before + 2, &[0xab, 0xcd]);
+    let data = bench.rig.place(&[1, 2, 3]);
     let status = bench.status();
-    let sent = bench.guest.read_vec(before, 11);
+    let sent = bench.rig.guest.read_vec(before, 11);
     bench.send(&[header, Buffer::readable(data, 3), status], data, 3);
-    let failing = bench.next_buffer;
+    let failing = bench.rig.alloc(0);
     let nobody = bench.write(NOBODY, 0, &[4, 5]);
     bench.run();
-    assert_eq!(bench.guest.read_vec(before, 11), sent);
+    assert_eq!(bench.rig.guest.read_vec(before, 11), sent);
     assert_eq!(bench.status_of(nobody), ERR);
-    assert_eq!(bench.guest.read_vec(failing + 8, 2), [4, 5]);
+    assert_eq!(bench.rig.guest.read_vec(failing + 8, 2), [4, 5]);
 }
 
 #[test]
@@ -782,9 +706,8 @@ fn test_buffers_of_both_directions_fail() {
     let mut bench = Bench::new();
     for flags in [0, READ] {
         let header = bench.header(REGISTERS, flags);
-        let data = bench.bytes_at_new_place(&[1; 4]);
-        let room = Buffer::writable(bench.next_buffer, 4);
-        bench.next_buffer += 4;
+        let data = bench.rig.place(&[1; 4]);
+        let room = Buffer::writable(bench.rig.alloc(4), 4);
         let status = bench.status();
         let buffers = [header, Buffer::readable(data, 4), room, status];
         let sent = bench.send(&buffers, data, 4);
@@ -801,13 +724,13 @@ fn r1_any_layout_of_the_buffers_will_do() {
     // Header and data cut into bytes, the answer and its status in one.
     let mut bytes = [0; 8];
     bytes[0] = REGISTERS as u8;
-    let address = bench.bytes_at_new_place(&[&bytes[..], &[5, 9, 8]].concat());
+    let address = bench.rig.place(&[&bytes[..], &[5, 9, 8]].concat());
     let mut buffers: Vec<_> = (0..11).map(|n| Buffer::readable(address + n, 1)).collect();
     buffers.push(bench.status());
     let write = bench.send(&buffers, address, 3);
     let pointer = bench.write(REGISTERS, FAIL_NEXT, &[5]);
     let header = bench.header(REGISTERS, READ);
-    let data = bench.bytes_at_new_place(&[UNTOUCHED; 3]);
+    let data = bench.rig.place(&[UNTOUCHED; 3]);
     let read = bench.send(&[header, Buffer::writable(data, 3)], data, 2);
     bench.run();
     assert_eq!(bench.statuses(&[write, pointer, read]), [OK; 3]);
@@ -882,7 +805,7 @@ fn test_requests_of_a_ring_that_is_gone_are_passed_over() {
     bench.write(REGISTERS, FAIL_NEXT, &[1]);
     bench.write(REGISTERS, FAIL_NEXT, &[1]);
     bench.run();
-    bench.queue = queue(&bench.memory, bench.ring.layout());
+    bench.rig.replace_queue(0);
     bench.wake();
     assert!(bench.device.is_idle());
     assert!(bench.used().is_empty());
