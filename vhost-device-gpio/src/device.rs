@@ -444,6 +444,8 @@ fn return_buffer(mut request: Request<'_>, status: IrqStatus) {
 impl<L: Lines> Device for Gpio<L> {
     // A chip may itself be behind a bus that is stuck.
     const WAITS: bool = true;
+    // An interrupt's buffer waits for its line, and must not make those of other lines wait.
+    const ANSWERS_IN_ORDER: bool = false;
 
     fn describe(&self) -> Description {
         Description {

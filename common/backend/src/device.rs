@@ -47,6 +47,11 @@ pub trait Device {
     /// its turn after some milliseconds, and not only after a batch of requests.
     const WAITS: bool = false;
 
+    /// Whether the device can answer each queue's requests in the order in which they came, as
+    /// `VIRTIO_F_IN_ORDER` wants it. Not one that keeps a request until something happens while
+    /// others that came later are done: they would wait for it.
+    const ANSWERS_IN_ORDER: bool = true;
+
     /// What the device is. The session asks once.
     fn describe(&self) -> Description;
 

@@ -103,8 +103,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
     }
 
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
-        let vring = self.stopped_vring(index).map_err(refused)?;
-        vring.set_size(num).map_err(refused)
+        self.set_size(index, num).map_err(refused)
     }
 
     fn set_vring_addr(
@@ -125,18 +124,12 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
     }
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
-        // A split ring's index has 16 bits; cutting a longer one would resume at another place.
-        let base = u16::try_from(base).map_err(|_| {
-            refused(format_args!(
-                "base {base:#x} of a split ring is over 16 bits"
-            ))
-        })?;
         self.set_base(index, base).map_err(refused)
     }
 
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
         let base = self.stop(index).map_err(|_| Error::InvalidParam)?;
-        Ok(VhostUserVringState::new(index, base.into()))
+        Ok(VhostUserVringState::new(index, base))
     }
 
     fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> Result<()> {

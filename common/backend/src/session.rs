@@ -11,7 +11,9 @@ use rustix::io::Errno;
 use vhost::vhost_user::BackendReqHandler;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_device_queue::{GuestMemory, Kept, Request};
-use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_config::{
+    VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1,
+};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
@@ -386,7 +388,10 @@ impl<D: Device> Session<D> {
         let description = device.describe();
         let ours = 1 << VIRTIO_F_VERSION_1
             | 1 << VIRTIO_RING_F_INDIRECT_DESC
-            | 1 << VIRTIO_RING_F_EVENT_IDX;
+            | 1 << VIRTIO_RING_F_EVENT_IDX
+            | 1 << VIRTIO_F_RING_PACKED
+            | 1 << VIRTIO_F_RING_RESET
+            | u64::from(D::ANSWERS_IN_ORDER) << VIRTIO_F_IN_ORDER;
         Self {
             offered: description.features | ours,
             vrings: (0..description.queues).map(|_| Vring::default()).collect(),
@@ -481,7 +486,7 @@ impl<D: Device> Session<D> {
     }
 
     /// The vring, for changes that a running queue could not follow.
-    pub(crate) fn stopped_vring(&mut self, index: u32) -> Result<&mut Vring, MessageError> {
+    fn stopped_vring(&mut self, index: u32) -> Result<&mut Vring, MessageError> {
         let vring = self.vring(index)?;
         match vring.queue {
             Some(_) => Err(MessageError::Running(index)),
@@ -489,12 +494,23 @@ impl<D: Device> Session<D> {
         }
     }
 
+    pub(crate) fn set_size(&mut self, index: u32, size: u32) -> Result<(), MessageError> {
+        let features = self.ring_features();
+        let vring = self.stopped_vring(index)?;
+        vring
+            .set_size(size, features)
+            .map_err(|source| MessageError::Vring { index, source })
+    }
+
     /// Puts a vring's base in place. A vring that has run and goes on from elsewhere has a driver
     /// that begins anew: not every front-end tells of a guest's reset in another way (QEMU 10.0
     /// does not), and the next driver must not find what the last one left.
-    pub(crate) fn set_base(&mut self, index: u32, base: u16) -> Result<(), MessageError> {
+    pub(crate) fn set_base(&mut self, index: u32, base: u32) -> Result<(), MessageError> {
+        let features = self.ring_features();
         let vring = self.stopped_vring(index)?;
-        vring.base = base;
+        vring
+            .set_base(base, features)
+            .map_err(|source| MessageError::Vring { index, source })?;
         let begins_anew = vring.stopped_at.take().is_some_and(|before| before != base);
         let running = self.vrings.iter().any(|vring| vring.queue.is_some());
         if begins_anew && !running {
@@ -528,6 +544,7 @@ impl<D: Device> Session<D> {
 
     /// Puts `kick` in the place of the old one. A kick that the old one holds counts.
     pub(crate) fn set_kick(&mut self, index: u32, kick: Kick) -> Result<(), MessageError> {
+        let features = self.ring_features();
         let epoll = Arc::clone(&self.epoll);
         let unusable = |source| MessageError::Fd { index, source };
         let vring = self.vring(index)?;
@@ -545,7 +562,7 @@ impl<D: Device> Session<D> {
         let kicked = vring.take_kicks();
         unwatch(&epoll, &std::mem::replace(&mut vring.kick, kick));
         // A ring that resumes has been kicked before, perhaps for the last time.
-        let resumes = vring.base != 0;
+        let resumes = vring.resumes(features);
         vring.started |= kicked || resumes || matches!(vring.kick, Kick::Polled);
         self.wake(index);
         Ok(())
@@ -605,7 +622,7 @@ impl<D: Device> Session<D> {
 
     /// Stops a vring, and returns the base to resume it from. After this nothing of it is
     /// touched and its driver is not called, until it gets another kick fd.
-    pub(crate) fn stop(&mut self, index: u32) -> Result<u16, MessageError> {
+    pub(crate) fn stop(&mut self, index: u32) -> Result<u32, MessageError> {
         let base = self.halt(index)?;
         let epoll = Arc::clone(&self.epoll);
         let vring = self.vring(index)?;
@@ -615,7 +632,7 @@ impl<D: Device> Session<D> {
     }
 
     /// Takes the queue from a vring, and returns the base to make the next one from.
-    fn halt(&mut self, index: u32) -> Result<u16, MessageError> {
+    fn halt(&mut self, index: u32) -> Result<u32, MessageError> {
         if self.vring(index)?.queue.is_some() {
             let mut queues = Queues {
                 vrings: &mut self.vrings,
@@ -624,11 +641,12 @@ impl<D: Device> Session<D> {
             // Fits: there are at most 65535 vrings.
             self.device.queue_stopping(index as QueueIndex, &mut queues);
         }
+        let features = self.ring_features();
         let vring = self.vring(index)?;
         vring.pending = false;
         let Some(mut queue) = vring.queue.take() else {
             // A kick that has come stays for whoever resumes.
-            return Ok(vring.base);
+            return Ok(vring.base(features));
         };
         // Before the look at what is left: a kick that comes later stays as well.
         vring.take_kicks();
@@ -639,7 +657,7 @@ impl<D: Device> Session<D> {
         self.device.queue_stopped(index as QueueIndex);
         let stopped = queue.stop();
         let vring = self.vring(index)?;
-        vring.base = stopped.base;
+        vring.base = Some(stopped.base);
         vring.stopped_at = Some(stopped.base);
         if stopped.call {
             vring.call();
@@ -731,8 +749,8 @@ impl<D: Device> Session<D> {
             return;
         };
         queue.disarm();
-        let available = match queue.look() {
-            Ok(available) => available,
+        match queue.look() {
+            Ok(available) => self.active |= available,
             Err(why) => {
                 vring.pending = false;
                 vring.report_error();
@@ -740,11 +758,11 @@ impl<D: Device> Session<D> {
                 self.logs.bad_rings.warn(line);
                 return;
             }
-        };
+        }
         vring.in_error = false;
         let mut bytes = 0;
         let start = D::WAITS.then(Instant::now);
-        for _ in 0..available.min(BATCH) {
+        for _ in 0..BATCH {
             match queue.pop(&self.memory) {
                 None => break,
                 Some(Ok(request)) => {
@@ -761,9 +779,8 @@ impl<D: Device> Session<D> {
                 break;
             }
         }
-        self.active |= available > 0;
         // An index that cannot be right is reported by the next look, when it is still so.
-        let more = queue.look().unwrap_or(1) > 0;
+        let more = queue.look().unwrap_or(true);
         vring.pending = more;
         if !more {
             let mut queues = Queues {
@@ -815,7 +832,7 @@ impl<D: Device> Session<D> {
         self.spin.look(|| {
             for vring in &mut *vrings {
                 let queue = vring.queue.as_mut();
-                vring.pending = queue.is_some_and(|queue| queue.look().unwrap_or(1) > 0);
+                vring.pending = queue.is_some_and(|queue| queue.look().unwrap_or(true));
             }
             vrings.iter().any(|vring| vring.pending)
         });
@@ -829,9 +846,12 @@ impl<D> Drop for Session<D> {
 }
 
 fn ring_features(features: u64) -> RingFeatures {
+    let has = |feature: u32| features & (1 << feature) != 0;
     RingFeatures {
-        event_idx: features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0,
-        indirect: features & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0,
+        packed: has(VIRTIO_F_RING_PACKED),
+        event_idx: has(VIRTIO_RING_F_EVENT_IDX),
+        indirect: has(VIRTIO_RING_F_INDIRECT_DESC),
+        in_order: has(VIRTIO_F_IN_ORDER),
     }
 }
 

@@ -59,8 +59,10 @@ impl UserAddresses {
 /// The ring features that were negotiated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RingFeatures {
+    pub(crate) packed: bool,
     pub(crate) event_idx: bool,
     pub(crate) indirect: bool,
+    pub(crate) in_order: bool,
 }
 
 /// One vring.
@@ -68,9 +70,10 @@ pub(crate) struct RingFeatures {
 pub(crate) struct Vring {
     pub(crate) size: u16,
     pub(crate) addresses: Option<UserAddresses>,
-    pub(crate) base: u16,
+    /// Where to begin or go on, if the front-end has said so or it has run.
+    pub(crate) base: Option<u32>,
     /// Where it stopped, if it has run.
-    pub(crate) stopped_at: Option<u16>,
+    pub(crate) stopped_at: Option<u32>,
     pub(crate) kick: Kick,
     call: Option<File>,
     err: Option<File>,
@@ -84,16 +87,40 @@ pub(crate) struct Vring {
 }
 
 impl Vring {
-    /// Takes a size from the front-end: a power of two up to [`MAX_QUEUE_SIZE`].
-    pub(crate) fn set_size(&mut self, size: u32) -> Result<(), VringError> {
+    /// Takes a size from the front-end: up to [`MAX_QUEUE_SIZE`], and a power of two unless the
+    /// ring is packed.
+    pub(crate) fn set_size(&mut self, size: u32, features: RingFeatures) -> Result<(), VringError> {
         let bad = vhost_device_queue::RingError::Size(size);
         match u16::try_from(size) {
-            Ok(short) if short.is_power_of_two() && short <= MAX_QUEUE_SIZE => {
+            Ok(short @ 1..=MAX_QUEUE_SIZE) if features.packed || short.is_power_of_two() => {
                 self.size = short;
                 Ok(())
             }
             _ => Err(bad.into()),
         }
+    }
+
+    /// Takes the place where to begin or go on from the front-end.
+    pub(crate) fn set_base(&mut self, base: u32, features: RingFeatures) -> Result<(), VringError> {
+        // A split ring's index has 16 bits; cutting a longer one would resume at another place.
+        // A packed ring's is checked when its size is known for sure.
+        if !features.packed && u16::try_from(base).is_err() {
+            let size = self.size;
+            return Err(vhost_device_queue::RingError::Base { base, size }.into());
+        }
+        self.base = Some(base);
+        Ok(())
+    }
+
+    /// Where to begin or go on.
+    pub(crate) fn base(&self, features: RingFeatures) -> u32 {
+        let first = Config::first_base(features.packed);
+        self.base.unwrap_or(first)
+    }
+
+    /// Whether it goes on from where it was, rather than begins.
+    pub(crate) fn resumes(&self, features: RingFeatures) -> bool {
+        self.base(features) != Config::first_base(features.packed)
     }
 
     fn config(
@@ -105,9 +132,11 @@ impl Vring {
         Ok(Config {
             size: self.size,
             addresses: addresses.to_guest(table)?,
-            base: self.base,
+            base: self.base(features),
+            packed: features.packed,
             event_idx: features.event_idx,
             indirect: features.indirect,
+            in_order: features.in_order,
         })
     }
 

@@ -1,4 +1,5 @@
-//! From a head descriptor to a checked list of segments (VIRTIO 1.4 §2.7.4, §2.7.5).
+//! From a head descriptor to a checked list of segments (VIRTIO 1.4 §2.7.4, §2.7.5, §2.8.5,
+//! §2.8.7).
 //!
 //! Each descriptor is read from guest memory exactly once. A [`Chain`] is reused from request to
 //! request: walking a chain allocates only when it is longer than all before it.
@@ -9,6 +10,7 @@ use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRI
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::memory::GuestMemory;
+use crate::packed::PackedRing;
 use crate::split::SplitRing;
 
 /// The most descriptors that one chain may have, direct and indirect ones together, empty ones
@@ -45,6 +47,66 @@ impl VirtqDesc {
     fn has(&self, flag: u32) -> bool {
         u32::from(self.flags) & flag != 0
     }
+
+    fn buffer(&self) -> Buffer {
+        Buffer {
+            addr: self.addr,
+            len: self.len,
+            writable: self.has(VRING_DESC_F_WRITE),
+        }
+    }
+}
+
+/// `struct pvirtq_desc`, in the guest's (little-endian) byte order.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct PvirtqDesc {
+    addr: u64,
+    len: u32,
+    id: u16,
+    flags: u16,
+}
+
+impl PvirtqDesc {
+    fn from_guest(bytes: [u8; DESCRIPTOR_SIZE]) -> Self {
+        let raw: Self = zerocopy::transmute!(bytes);
+        Self {
+            addr: u64::from_le(raw.addr),
+            len: u32::from_le(raw.len),
+            id: u16::from_le(raw.id),
+            flags: u16::from_le(raw.flags),
+        }
+    }
+
+    fn has(&self, flag: u32) -> bool {
+        u32::from(self.flags) & flag != 0
+    }
+
+    fn buffer(&self) -> Buffer {
+        Buffer {
+            addr: self.addr,
+            len: self.len,
+            writable: self.has(VRING_DESC_F_WRITE),
+        }
+    }
+}
+
+/// A buffer, as either kind of descriptor names it.
+#[derive(Clone, Copy, Debug)]
+struct Buffer {
+    addr: u64,
+    len: u32,
+    writable: bool,
+}
+
+/// How far a chain in a packed ring goes, whatever is wrong with it.
+#[derive(Debug)]
+pub(crate) struct PackedWalk {
+    /// How many descriptors it has; 0 when there is no chain.
+    pub(crate) descriptors: u16,
+    /// The buffer id, which stands in the last of them.
+    pub(crate) id: u16,
+    pub(crate) result: Result<(), ChainError>,
 }
 
 /// What is wrong with a chain. The chain goes back to the driver with length 0.
@@ -69,6 +131,9 @@ pub enum ChainError {
     /// The chain is a loop, or longer than its table.
     #[error("chain is a loop: it has more than the {0} descriptors of its table")]
     Loop(u32),
+    /// A chain in a packed ring goes on with a descriptor that is not available.
+    #[error("chain goes on in slot {0}, which is not available")]
+    Unavailable(u16),
     /// The chain has more than [`MAX_CHAIN_DESCRIPTORS`] descriptors, or pieces in memory.
     #[error("chain has more than {MAX_CHAIN_DESCRIPTORS} descriptors")]
     TooLong,
@@ -199,7 +264,7 @@ impl Chain {
                     false => Err(ChainError::NotNegotiated),
                 };
             }
-            self.add(memory, &desc)?;
+            self.add(memory, desc.buffer())?;
             if !desc.has(VRING_DESC_F_NEXT) {
                 return Ok(());
             }
@@ -215,35 +280,24 @@ impl Chain {
         memory: &GuestMemory,
         referrer: &VirtqDesc,
     ) -> Result<(), ChainError> {
-        const ENTRY: u32 = DESCRIPTOR_SIZE as u32;
+        let VirtqDesc { addr, len, .. } = *referrer;
         if referrer.has(VRING_DESC_F_NEXT) {
-            return Err(ChainError::Nested {
-                addr: referrer.addr,
-            });
+            return Err(ChainError::Nested { addr });
         }
-        if referrer.len == 0 || !referrer.len.is_multiple_of(ENTRY) {
-            return Err(ChainError::TableSize(referrer.len));
-        }
-        let size = referrer.len / ENTRY;
+        let size = table_size(len)?;
         let mut hint = self.hint;
         let mut index: u16 = 0;
         for _ in 0..size {
             if u32::from(index) >= size {
                 return Err(ChainError::Next { next: index, size });
             }
-            let desc = u64::from(index)
-                .checked_mul(u64::from(ENTRY))
-                .and_then(|offset| referrer.addr.checked_add(offset))
-                .and_then(|addr| memory.descriptor(addr, &mut hint))
+            let desc = table_entry(memory, addr, index.into(), &mut hint)
                 .map(VirtqDesc::from_guest)
-                .ok_or(ChainError::Address {
-                    addr: referrer.addr,
-                    len: referrer.len,
-                })?;
+                .ok_or(ChainError::Address { addr, len })?;
             if desc.has(VRING_DESC_F_INDIRECT) {
                 return Err(ChainError::Nested { addr: desc.addr });
             }
-            self.add(memory, &desc)?;
+            self.add(memory, desc.buffer())?;
             if !desc.has(VRING_DESC_F_NEXT) {
                 return Ok(());
             }
@@ -252,18 +306,99 @@ impl Chain {
         Err(ChainError::Loop(size))
     }
 
+    /// Collects the chain that begins with the next descriptor of a packed ring. Whatever is
+    /// wrong with it, it is followed to its end, so that the ring can go on behind it.
     #[inline]
-    fn add(&mut self, memory: &GuestMemory, desc: &VirtqDesc) -> Result<(), ChainError> {
-        let writable = desc.has(VRING_DESC_F_WRITE);
+    pub(crate) fn walk_packed(
+        &mut self,
+        ring: &PackedRing,
+        memory: &GuestMemory,
+        indirect: bool,
+    ) -> PackedWalk {
+        self.clear();
+        let size = ring.size();
+        let mut place = ring.next_avail();
+        let mut walk = PackedWalk {
+            descriptors: 0,
+            id: 0,
+            result: Ok(()),
+        };
+        while walk.descriptors < size {
+            let desc = PvirtqDesc::from_guest(ring.descriptor(place.slot));
+            if !place.is_available(desc.flags) {
+                walk.result = Err(ChainError::Unavailable(place.slot));
+                return walk;
+            }
+            let is_first = walk.descriptors == 0;
+            walk.descriptors += 1;
+            walk.id = desc.id;
+            if walk.result.is_ok() {
+                walk.result = self.add_packed(memory, indirect, &desc, is_first);
+            }
+            if !desc.has(VRING_DESC_F_NEXT) {
+                return walk;
+            }
+            place = place.after(1, size);
+        }
+        walk.result = Err(ChainError::Loop(size.into()));
+        walk
+    }
+
+    #[inline]
+    fn add_packed(
+        &mut self,
+        memory: &GuestMemory,
+        indirect: bool,
+        desc: &PvirtqDesc,
+        is_first: bool,
+    ) -> Result<(), ChainError> {
+        if !desc.has(VRING_DESC_F_INDIRECT) {
+            return self.add(memory, desc.buffer());
+        }
+        if !indirect {
+            return Err(ChainError::NotNegotiated);
+        }
+        if !is_first || desc.has(VRING_DESC_F_NEXT) {
+            return Err(ChainError::Nested { addr: desc.addr });
+        }
+        self.walk_packed_table(memory, desc)
+    }
+
+    /// Collects all descriptors of the indirect table that `referrer` names. Of their flags only
+    /// WRITE means anything, their ids nothing (VIRTIO 1.4 §2.8.7).
+    fn walk_packed_table(
+        &mut self,
+        memory: &GuestMemory,
+        referrer: &PvirtqDesc,
+    ) -> Result<(), ChainError> {
+        let PvirtqDesc { addr, len, .. } = *referrer;
+        let size = table_size(len)?;
+        let mut hint = self.hint;
+        for index in 0..size {
+            let desc = table_entry(memory, addr, index, &mut hint)
+                .map(PvirtqDesc::from_guest)
+                .ok_or(ChainError::Address { addr, len })?;
+            self.add(memory, desc.buffer())?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn add(&mut self, memory: &GuestMemory, buffer: Buffer) -> Result<(), ChainError> {
+        let Buffer {
+            addr,
+            len,
+            writable,
+        } = buffer;
         self.steps += 1;
         if self.steps > MAX_CHAIN_DESCRIPTORS {
             return Err(ChainError::TooLong);
         }
         if self.writing && !writable {
-            return Err(ChainError::Order { addr: desc.addr });
+            return Err(ChainError::Order { addr });
         }
         self.writing = writable;
-        self.add_buffer(memory, desc.addr, desc.len, writable)
+        self.add_buffer(memory, addr, len, writable)
     }
 
     /// Adds one buffer, cut where it passes from one region to the next.
@@ -307,4 +442,25 @@ impl Chain {
         }
         Ok(())
     }
+}
+
+/// How many descriptors an indirect table of `len` bytes has.
+fn table_size(len: u32) -> Result<u32, ChainError> {
+    const ENTRY: u32 = DESCRIPTOR_SIZE as u32;
+    if len == 0 || !len.is_multiple_of(ENTRY) {
+        return Err(ChainError::TableSize(len));
+    }
+    Ok(len / ENTRY)
+}
+
+/// Descriptor `index` of the indirect table at `addr`, read once; `None` when it is not in memory.
+fn table_entry(
+    memory: &GuestMemory,
+    addr: u64,
+    index: u32,
+    hint: &mut usize,
+) -> Option<[u8; DESCRIPTOR_SIZE]> {
+    // Cannot overflow: below 2^36.
+    let offset = u64::from(index) * DESCRIPTOR_SIZE as u64;
+    memory.descriptor(addr.checked_add(offset)?, hint)
 }

@@ -13,24 +13,30 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`memory`] | guest physical addresses to mapped memory |
+//! | `ring` | what both kinds of ring have in common, and the choice between them |
 //! | `split` | the split ring: available, used, notification suppression |
+//! | `packed` | the packed ring: the same, in one ring of descriptors |
+//! | `area` | a part of a ring, mapped |
 //! | `chain` | from a head descriptor to a checked list of segments |
 //! | `request` | requests, and those that a device keeps for later |
 //! | `cursor` | [`Reader`] and [`Writer`] |
 //!
-//! `unsafe` is in `memory` (mappings and pointers into them), `split` (the ring's fields), `chain`
-//! (`Send` of resolved segments) and `cursor` (copies).
+//! `unsafe` is in `memory` (mappings and pointers into them), `area` and `split` (the
+//! rings' fields), `chain` (`Send` of resolved segments) and `cursor` (copies).
 
+mod area;
 mod chain;
 mod cursor;
 pub mod memory;
+mod packed;
 mod queue;
 mod request;
+mod ring;
 mod split;
 
 pub use chain::{ChainError, MAX_CHAIN_DESCRIPTORS};
 pub use cursor::{Reader, Short, Writer};
 pub use memory::GuestMemory;
-pub use queue::{Addresses, Config, Queue, Stopped};
+pub use queue::{Queue, Stopped};
 pub use request::{Kept, Request};
-pub use split::{MAX_QUEUE_SIZE, RingError};
+pub use ring::{Addresses, Config, MAX_QUEUE_SIZE, RingError};

@@ -3,33 +3,7 @@
 use crate::chain::{Chain, ChainError};
 use crate::memory::GuestMemory;
 use crate::request::{Kept, Register, Request};
-use crate::split::{self, RingError, SplitRing};
-
-/// Where the three areas of a ring are, as guest physical addresses (VIRTIO 1.4 §2.6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Addresses {
-    /// The descriptor table.
-    pub descriptor: u64,
-    /// The available ring ("driver area").
-    pub available: u64,
-    /// The used ring ("device area").
-    pub used: u64,
-}
-
-/// What a queue is made from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// The number of descriptors, a power of two.
-    pub size: u16,
-    /// Where the ring is.
-    pub addresses: Addresses,
-    /// The available index to begin with.
-    pub base: u16,
-    /// `VIRTIO_F_EVENT_IDX` was negotiated.
-    pub event_idx: bool,
-    /// `VIRTIO_F_INDIRECT_DESC` was negotiated.
-    pub indirect: bool,
-}
+use crate::ring::{Addresses, Config, Ring, RingError, Ticket};
 
 /// The device's side of one virtqueue.
 ///
@@ -41,8 +15,7 @@ pub struct Config {
 /// [`rebind`](Queue::rebind) before anything else.
 #[derive(Debug)]
 pub struct Queue {
-    ring: SplitRing,
-    indirect: bool,
+    ring: Ring,
     chain: Chain,
     register: Register,
     /// Requests may have been left in the ring because the device kept too many.
@@ -50,20 +23,14 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// A queue in `memory`. The used index goes on from what stands in the ring.
+    /// A queue in `memory`. A split ring's used index goes on from what stands in the ring.
     ///
     /// # Errors
-    /// When the size is not one that a ring may have, or an area is misaligned or not in memory.
+    /// When the size or the base is not one that the ring may have, or an area is misaligned or
+    /// not in memory.
     pub fn new(memory: &GuestMemory, config: &Config) -> Result<Self, RingError> {
         Ok(Self {
-            ring: SplitRing::new(
-                memory,
-                &config.addresses,
-                config.size,
-                config.base,
-                config.event_idx,
-            )?,
-            indirect: config.indirect,
+            ring: Ring::new(memory, config)?,
             chain: Chain::new(),
             register: Register::new(),
             blocked: false,
@@ -75,7 +42,7 @@ impl Queue {
     /// # Errors
     /// As for [`Queue::new`].
     pub fn check(memory: &GuestMemory, config: &Config) -> Result<(), RingError> {
-        split::check(memory, &config.addresses, config.size, config.event_idx)
+        Ring::check(memory, config)
     }
 
     /// Goes on in other memory, or at other addresses. On an error nothing has changed: the queue
@@ -87,21 +54,21 @@ impl Queue {
         self.ring.rebind(memory, addresses)
     }
 
-    /// Looks for new requests, and returns how many [`Queue::pop`] will give. None while the
-    /// device keeps as many as the ring is long, or as much as there may be: see
-    /// [`Queue::is_unblocked`].
+    /// Looks for new requests. Whether [`Queue::pop`] will give any: not while the device keeps as
+    /// many as the ring is long, or as much as there may be: see [`Queue::is_unblocked`].
     ///
     /// # Errors
     /// When the driver's index cannot be right. Nothing was taken; look again when it has kicked.
     #[inline]
-    pub fn look(&mut self) -> Result<u16, RingError> {
+    pub fn look(&mut self) -> Result<bool, RingError> {
         if self.is_full() {
-            return Ok(0);
+            return Ok(false);
         }
         self.ring.look()
     }
 
-    /// The next request that [`Queue::look`] saw.
+    /// The next request. In a split ring [`Queue::look`] sees how many there are, and this gives
+    /// no more than that; in a packed ring it looks for itself.
     ///
     /// # Errors
     /// What is wrong with its chain. It has been returned with length 0 (or skipped, when the
@@ -114,40 +81,37 @@ impl Queue {
         if self.is_full() {
             return None;
         }
-        let position = self.ring.taken();
-        let head = self.ring.take()?;
-        if head >= self.ring.size() {
-            let size = self.ring.size();
-            return Some(Err(ChainError::Head { head, size }));
+        match self.ring.take(&mut self.chain, memory)? {
+            Ok(ticket) => Some(Ok(self.request(memory, ticket))),
+            Err(error) => Some(Err(error)),
         }
-        if let Err(error) = self.chain.walk(&self.ring, memory, self.indirect, head) {
-            self.ring.push_used(head, 0);
-            return Some(Err(error));
-        }
-        Some(Ok(self.request(memory, head, position)))
     }
 
     #[inline]
     fn is_full(&mut self) -> bool {
-        let full = self.register.is_full(self.ring.size());
+        let full = self.holds_too_many();
         self.blocked |= full;
         full
+    }
+
+    #[inline]
+    fn holds_too_many(&self) -> bool {
+        self.register.is_full(self.ring.size()) || self.ring.is_full()
     }
 
     /// Whether the device kept too many requests, and does so no more: then there may be some in
     /// the ring that nobody will kick for.
     pub fn is_unblocked(&mut self) -> bool {
-        self.blocked && !self.register.is_full(self.ring.size()) && {
+        self.blocked && !self.holds_too_many() && {
             self.blocked = false;
             true
         }
     }
 
     #[inline]
-    fn request<'a>(&'a mut self, memory: &'a GuestMemory, head: u16, position: u64) -> Request<'a> {
+    fn request<'a>(&'a mut self, memory: &'a GuestMemory, ticket: Ticket) -> Request<'a> {
         Request::new(
-            head,
-            position,
+            ticket,
             memory,
             &self.chain,
             &mut self.ring,
@@ -163,12 +127,12 @@ impl Queue {
     /// Takes up a request that the device kept. `None` when it is not of this queue, or of an
     /// earlier run of it, or its memory has been taken away: then it went back with length 0.
     pub fn resume<'a>(&'a mut self, memory: &'a GuestMemory, kept: Kept) -> Option<Request<'a>> {
-        let (head, position, sound) = self.register.resume(kept, memory, &mut self.chain)?;
+        let (ticket, sound) = self.register.resume(kept, memory, &mut self.chain)?;
         if !sound {
-            self.ring.push_used(head, 0);
+            self.ring.push_used(ticket, 0);
             return None;
         }
-        Some(self.request(memory, head, position))
+        Some(self.request(memory, ticket))
     }
 
     /// Shows the driver all answers up to now. True when it wants to be called for them.
@@ -177,7 +141,7 @@ impl Queue {
         if !self.register.is_empty() {
             let ring = &mut self.ring;
             self.register
-                .collect_dropped(|head| ring.push_used(head, 0));
+                .collect_dropped(|ticket| ring.push_used(ticket, 0));
         }
         self.ring.publish()
     }
@@ -200,24 +164,20 @@ impl Queue {
     /// again by whoever resumes at the base that is returned; others go back with length 0.
     pub fn stop(mut self) -> Stopped {
         let ring = &mut self.ring;
-        let base = self
+        let position = self
             .register
-            .rewind(ring.taken(), |head| ring.push_used(head, 0));
-        // The low 16 bits are the index.
-        let base = base as u16;
-        Stopped {
-            base,
-            call: ring.publish(),
-            more: ring.has_entries_from(base),
-        }
+            .rewind(ring.taken(), |ticket| ring.push_used(ticket, 0));
+        let call = ring.publish();
+        let (base, more) = ring.base_at(position);
+        Stopped { base, call, more }
     }
 }
 
 /// How a queue was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped {
-    /// The available index to go on from.
-    pub base: u16,
+    /// The base to go on from ([`Config::base`]).
+    pub base: u32,
     /// The driver wants a last call.
     pub call: bool,
     /// There are requests from `base` on already, for which the driver may not kick again.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::chain::{Chain, MAX_CHAIN_DESCRIPTORS};
 use crate::cursor::{Reader, Writer};
 use crate::memory::GuestMemory;
-use crate::split::SplitRing;
+use crate::ring::{Ring, Ticket};
 
 /// One request of the driver: a descriptor chain, checked.
 ///
@@ -17,28 +17,25 @@ use crate::split::SplitRing;
 /// returns it with length 0.
 #[derive(Debug)]
 pub struct Request<'a> {
-    head: u16,
-    position: u64,
+    ticket: Ticket,
     reader: Reader<'a>,
     writer: Writer<'a>,
     chain: &'a Chain,
-    ring: &'a mut SplitRing,
+    ring: &'a mut Ring,
     register: &'a mut Register,
 }
 
 impl<'a> Request<'a> {
     #[inline]
     pub(crate) fn new(
-        head: u16,
-        position: u64,
+        ticket: Ticket,
         memory: &'a GuestMemory,
         chain: &'a Chain,
-        ring: &'a mut SplitRing,
+        ring: &'a mut Ring,
         register: &'a mut Register,
     ) -> Self {
         Self {
-            head,
-            position,
+            ticket,
             reader: Reader::new(memory, chain.readable()),
             writer: Writer::new(memory, chain.writable()),
             chain,
@@ -81,22 +78,22 @@ impl<'a> Request<'a> {
         let mut this = ManuallyDrop::new(self);
         // Fits: a chain's buffers add up to less than 2^32 (`ChainError::TooLarge`).
         let written = this.writer.written() as u32;
-        let head = this.head;
-        this.ring.push_used(head, written);
+        let ticket = this.ticket;
+        this.ring.push_used(ticket, written);
     }
 
     /// Puts the request aside, to be answered through [`Queue::resume`](crate::Queue::resume).
     /// What was read or written so far is forgotten: it begins again.
     pub fn keep(self) -> Kept {
         let mut this = ManuallyDrop::new(self);
-        let (position, head, chain) = (this.position, this.head, this.chain);
-        this.register.add(position, head, chain)
+        let (ticket, chain) = (this.ticket, this.chain);
+        this.register.add(ticket, chain)
     }
 }
 
 impl Drop for Request<'_> {
     fn drop(&mut self) {
-        self.ring.push_used(self.head, 0);
+        self.ring.push_used(self.ticket, 0);
     }
 }
 
@@ -126,7 +123,7 @@ impl Drop for Kept {
 /// What the register knows of a kept request.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    head: u16,
+    ticket: Ticket,
     segments: usize,
 }
 
@@ -140,7 +137,7 @@ const MAX_KEPT_SEGMENTS: usize = 32 * MAX_CHAIN_DESCRIPTORS;
 pub(crate) struct Register {
     /// Tells this queue's requests from another's, or from those of an earlier run of it.
     queue: u64,
-    /// By position in the available ring.
+    /// By position.
     kept: BTreeMap<u64, Entry>,
     /// How many segments they have together.
     segments: usize,
@@ -169,17 +166,18 @@ impl Register {
         self.kept.len() >= usize::from(size) || self.segments >= MAX_KEPT_SEGMENTS
     }
 
-    fn remove(&mut self, position: u64) -> Option<u16> {
+    fn remove(&mut self, position: u64) -> Option<Ticket> {
         let entry = self.kept.remove(&position)?;
         self.segments -= entry.segments;
-        Some(entry.head)
+        Some(entry.ticket)
     }
 
-    fn add(&mut self, position: u64, head: u16, chain: &Chain) -> Kept {
+    fn add(&mut self, ticket: Ticket, chain: &Chain) -> Kept {
+        let position = ticket.position;
         let (readable, _) = chain.readable();
         let (writable, _) = chain.writable();
         let segments = chain.len();
-        self.kept.insert(position, Entry { head, segments });
+        self.kept.insert(position, Entry { ticket, segments });
         self.segments += segments;
         Kept {
             queue: self.queue,
@@ -199,18 +197,18 @@ impl Register {
         kept.queue == self.queue
     }
 
-    /// Forgets `kept` and returns its head and position, with its segments in `chain`, and
+    /// Forgets `kept` and returns its ticket, with its segments in `chain`, and
     /// whether they are all in memory still. `None` when it is not of this queue.
     pub(crate) fn resume(
         &mut self,
         mut kept: Kept,
         memory: &GuestMemory,
         chain: &mut Chain,
-    ) -> Option<(u16, u64, bool)> {
+    ) -> Option<(Ticket, bool)> {
         if !self.owns(&kept) {
             return None;
         }
-        let head = self.remove(kept.position)?;
+        let ticket = self.remove(kept.position)?;
         // It may be kept again, under the same position.
         kept.dropped = None;
         chain.clear();
@@ -222,34 +220,34 @@ impl Register {
                 let writable = index >= kept.readable;
                 chain.add_buffer(memory, addr, len, writable).is_ok()
             });
-        Some((head, kept.position, sound))
+        Some((ticket, sound))
     }
 
-    /// Gives `back` the head of each request that a device dropped.
-    pub(crate) fn collect_dropped(&mut self, mut back: impl FnMut(u16)) {
+    /// Gives `back` the ticket of each request that a device dropped.
+    pub(crate) fn collect_dropped(&mut self, mut back: impl FnMut(Ticket)) {
         let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
         let positions = std::mem::take(&mut *dropped);
         drop(dropped);
         for position in positions {
-            if let Some(head) = self.remove(position) {
-                back(head);
+            if let Some(ticket) = self.remove(position) {
+                back(ticket);
             }
         }
     }
 
     /// Forgets all kept requests, as the ring stops with `taken` entries taken. Those that are
     /// the newest without a gap can be taken again: the position to go on from is returned. The
-    /// heads of the others are given `back`.
-    pub(crate) fn rewind(&mut self, taken: u64, mut back: impl FnMut(u16)) -> u64 {
+    /// tickets of the others are given `back`.
+    pub(crate) fn rewind(&mut self, taken: u64, mut back: impl FnMut(Ticket)) -> u64 {
         let mut base = taken;
-        while let Some(before) = base.checked_sub(1)
-            && self.remove(before).is_some()
+        while let Some(newest) = self.kept.last_entry()
+            && newest.get().ticket.end() == base
         {
-            base = before;
+            base = newest.remove().ticket.position;
         }
         self.segments = 0;
         for (_, entry) in std::mem::take(&mut self.kept) {
-            back(entry.head);
+            back(entry.ticket);
         }
         base
     }

@@ -11,18 +11,14 @@
 //! Every field is reached through a pointer that was resolved and checked once, when the ring
 //! was bound to memory; the ring owns a share of the mappings, so the pointers stay good.
 
-use std::ptr::NonNull;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering, fence};
+use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_NOTIFY};
 
-use crate::chain::DESCRIPTOR_SIZE;
-use crate::memory::{GuestMemory, Mapping, read_descriptor};
-use crate::queue::Addresses;
-
-/// The largest split ring (VIRTIO 1.4 §2.7).
-pub const MAX_QUEUE_SIZE: u16 = 32768;
+use crate::area::Area;
+use crate::chain::{Chain, ChainError, DESCRIPTOR_SIZE};
+use crate::memory::GuestMemory;
+use crate::ring::{Addresses, Config, MAX_QUEUE_SIZE, RingError, Ticket};
 
 /// `flags` and `idx` come before the entries, in both rings.
 const FLAGS: usize = 0;
@@ -33,127 +29,34 @@ const USED_ELEM: usize = 8;
 /// `used_event` or `avail_event` behind the entries.
 const EVENT: usize = 2;
 
-/// What is wrong with a ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RingError {
-    /// The size is 0, not a power of two, or more than [`MAX_QUEUE_SIZE`].
-    #[error("queue size {0} is not a power of two from 1 to {MAX_QUEUE_SIZE}")]
-    Size(u32),
-    /// An area is not in guest memory, or passes the end of a region.
-    #[error("{area} at {addr:#x} is not in one region of guest memory")]
-    Address {
-        /// Which area.
-        area: &'static str,
-        /// Its guest physical address.
-        addr: u64,
-    },
-    /// An area is not aligned (VIRTIO 1.4 §2.7).
-    #[error("{area} at {addr:#x} is not aligned to {align}")]
-    Alignment {
-        /// Which area.
-        area: &'static str,
-        /// Its guest physical address.
-        addr: u64,
-        /// The alignment that it must have.
-        align: u64,
-    },
-    /// The driver moved the available index further than the ring is long.
-    #[error("available index {index} is more than {size} ahead of {next}")]
-    Index {
-        /// The driver's index.
-        index: u16,
-        /// The index of the next entry to use.
-        next: u16,
-        /// The queue size.
-        size: u16,
-    },
-}
-
-/// One of the three areas, mapped. All offsets that reach it come from a masked index, and the
-/// length was checked for the largest of them.
-#[derive(Debug)]
-struct Area {
-    base: NonNull<u8>,
-    len: usize,
-    _mapping: Arc<Mapping>,
-}
-
-// SAFETY: the memory is shared with the guest in any case; it is reached by volatile and atomic
-// accesses only, and `_mapping` keeps it mapped on whichever thread the area is.
-unsafe impl Send for Area {}
-
-impl Area {
-    fn resolve(
-        memory: &GuestMemory,
-        area: &'static str,
-        addr: u64,
-        len: usize,
-        align: u64,
-    ) -> Result<Self, RingError> {
-        let outside = RingError::Address { area, addr };
-        let (base, mapping) = memory.contiguous(addr, len as u64).ok_or(outside)?;
-        // Both, as a region may begin at an odd place of its file.
-        let host = base.as_ptr() as u64;
-        if !addr.is_multiple_of(align) || !host.is_multiple_of(align) {
-            return Err(RingError::Alignment { area, addr, align });
-        }
-        Ok(Self {
-            base,
-            len,
-            _mapping: mapping,
-        })
-    }
-
-    #[inline]
-    fn at<T>(&self, offset: usize) -> NonNull<T> {
-        debug_assert!(offset + size_of::<T>() <= self.len);
-        // SAFETY: `offset` and the `T` there are inside the area: every caller derives it from
-        // an index below the ring's size, for which `resolve` checked the length.
-        unsafe { self.base.add(offset).cast() }
-    }
-
-    #[inline]
-    fn u16(&self, offset: usize) -> &AtomicU16 {
-        // SAFETY: mapped for as long as `self` lives; aligned, as the area is and every offset
-        // is even; the guest's accesses are as atomic as its processor makes them.
-        unsafe { self.at::<AtomicU16>(offset).as_ref() }
-    }
-}
-
 /// Resolves and checks the descriptor table, the available and the used ring.
-fn areas(
-    memory: &GuestMemory,
-    addresses: &Addresses,
-    size: u16,
-    event_idx: bool,
-) -> Result<(Area, Area, Area), RingError> {
-    if !size.is_power_of_two() || size > MAX_QUEUE_SIZE {
-        return Err(RingError::Size(size.into()));
-    }
-    let n = usize::from(size);
-    let event = if event_idx { EVENT } else { 0 };
-    let desc = Area::resolve(
-        memory,
-        "descriptor table",
-        addresses.descriptor,
-        n * DESCRIPTOR_SIZE,
-        16,
-    )?;
+fn areas(memory: &GuestMemory, config: &Config) -> Result<(Area, Area, Area), RingError> {
+    let n = usize::from(config.size);
+    let event = if config.event_idx { EVENT } else { 0 };
+    let Addresses {
+        descriptor,
+        available,
+        used,
+    } = config.addresses;
+    let desc_len = n * DESCRIPTOR_SIZE;
+    let desc = Area::resolve(memory, "descriptor table", descriptor, desc_len, 16)?;
     let avail_len = ENTRIES + n * size_of::<u16>() + event;
-    let avail = Area::resolve(memory, "available ring", addresses.available, avail_len, 2)?;
+    let avail = Area::resolve(memory, "available ring", available, avail_len, 2)?;
     let used_len = ENTRIES + n * USED_ELEM + event;
-    let used = Area::resolve(memory, "used ring", addresses.used, used_len, 4)?;
+    let used = Area::resolve(memory, "used ring", used, used_len, 4)?;
     Ok((desc, avail, used))
 }
 
-/// Whether a ring of `size` entries could be bound at `addresses`. Touches nothing.
-pub(crate) fn check(
-    memory: &GuestMemory,
-    addresses: &Addresses,
-    size: u16,
-    event_idx: bool,
-) -> Result<(), RingError> {
-    areas(memory, addresses, size, event_idx).map(drop)
+/// Whether a ring could be made from `config`. Touches nothing.
+pub(crate) fn check(memory: &GuestMemory, config: &Config) -> Result<(), RingError> {
+    let Config { size, base, .. } = *config;
+    if !size.is_power_of_two() || size > MAX_QUEUE_SIZE {
+        return Err(RingError::Size(size.into()));
+    }
+    if u16::try_from(base).is_err() {
+        return Err(RingError::Base { base, size });
+    }
+    areas(memory, config).map(drop)
 }
 
 /// The device's side of one split ring.
@@ -182,19 +85,16 @@ pub(crate) struct SplitRing {
 }
 
 impl SplitRing {
-    /// Binds a ring of `size` entries to `memory`, to go on from available index `base`.
-    pub(crate) fn new(
-        memory: &GuestMemory,
-        addresses: &Addresses,
-        size: u16,
-        base: u16,
-        event_idx: bool,
-    ) -> Result<Self, RingError> {
-        let (desc, avail, used) = areas(memory, addresses, size, event_idx)?;
+    /// Binds a ring to `memory`, to go on from the available index that is the base.
+    pub(crate) fn new(memory: &GuestMemory, config: &Config) -> Result<Self, RingError> {
+        check(memory, config)?;
+        let (desc, avail, used) = areas(memory, config)?;
         let index = u16::from_le(used.u16(IDX).load(Ordering::Relaxed));
+        // Fits, checked above.
+        let base = config.base as u16;
         let ring = Self {
-            size,
-            event_idx,
+            size: config.size,
+            event_idx: config.event_idx,
             next_used: index,
             published: index,
             desc,
@@ -211,21 +111,15 @@ impl SplitRing {
         Ok(ring)
     }
 
-    /// Binds the ring to other memory or addresses, and goes on where it is.
-    pub(crate) fn rebind(
-        &mut self,
-        memory: &GuestMemory,
-        addresses: &Addresses,
-    ) -> Result<(), RingError> {
-        let next = self.next_avail();
-        let fresh = Self::new(memory, addresses, self.size, next, self.event_idx)?;
-        *self = Self {
+    /// This ring, to go on where it is in the memory that `fresh` is bound to.
+    pub(crate) fn moved_to(&self, fresh: Self) -> Self {
+        Self {
             taken: self.taken,
+            seen: self.next_avail(),
             next_used: self.next_used,
             published: self.published,
             ..fresh
-        };
-        Ok(())
+        }
     }
 
     #[inline]
@@ -250,16 +144,16 @@ impl SplitRing {
         usize::from(index & (self.size - 1))
     }
 
-    /// Looks for new entries: one read of the index for the whole batch. The number of entries
-    /// that [`SplitRing::take`] gives without another look.
+    /// Looks for new entries: one read of the index for the whole batch. Whether there
+    /// are any for [`SplitRing::take`].
     #[inline]
-    pub(crate) fn look(&mut self) -> Result<u16, RingError> {
+    pub(crate) fn look(&mut self) -> Result<bool, RingError> {
         let next = self.next_avail();
         let index = u16::from_le(self.avail.u16(IDX).load(Ordering::Relaxed));
         let count = index.wrapping_sub(next);
         if count == 0 {
             self.seen = index;
-            return Ok(0);
+            return Ok(false);
         }
         if count > self.size {
             self.seen = next;
@@ -273,20 +167,36 @@ impl SplitRing {
         fence(Ordering::Acquire);
         self.refused = None;
         self.seen = index;
-        Ok(count)
+        Ok(true)
     }
 
-    /// The head of the next chain that [`SplitRing::look`] saw.
+    /// The next chain that [`SplitRing::look`] saw, collected in `chain`, or what is wrong with it.
     #[inline]
-    pub(crate) fn take(&mut self) -> Option<u16> {
+    pub(crate) fn take(
+        &mut self,
+        chain: &mut Chain,
+        memory: &GuestMemory,
+        indirect: bool,
+    ) -> Option<(Ticket, Result<(), ChainError>)> {
         let next = self.next_avail();
         if next == self.seen {
             return None;
         }
         let offset = ENTRIES + self.slot(next) * size_of::<u16>();
         let head = u16::from_le(self.avail.u16(offset).load(Ordering::Relaxed));
+        let ticket = Ticket {
+            id: head,
+            entries: 1,
+            position: self.taken,
+        };
         self.taken += 1;
-        Some(head)
+        let size = self.size;
+        let walked = if head < size {
+            chain.walk(self, memory, indirect, head)
+        } else {
+            Err(ChainError::Head { head, size })
+        };
+        Some((ticket, walked))
     }
 
     /// Descriptor `index` of the table, read once; `None` when there is no such descriptor.
@@ -295,17 +205,15 @@ impl SplitRing {
         if index >= self.size {
             return None;
         }
-        let from = self.desc.at(usize::from(index) * DESCRIPTOR_SIZE);
-        // SAFETY: a whole descriptor inside the table, which `self.desc` keeps mapped.
-        Some(unsafe { read_descriptor(from) })
+        Some(self.desc.descriptor(index))
     }
 
     /// Puts a used element behind the last. The driver sees it with the next
     /// [`SplitRing::publish`].
     #[inline]
-    pub(crate) fn push_used(&mut self, head: u16, len: u32) {
+    pub(crate) fn push_used(&mut self, id: u16, len: u32) {
         let offset = ENTRIES + self.slot(self.next_used) * USED_ELEM;
-        let element = [u32::from(head).to_le(), len.to_le()];
+        let element = [u32::from(id).to_le(), len.to_le()];
         // SAFETY: a whole element inside the used ring, which `self.used` keeps mapped; aligned
         // to 4, as the ring is. Volatile, as the guest may read at any time.
         unsafe { self.used.at::<[u32; 2]>(offset).write_volatile(element) };
@@ -355,9 +263,13 @@ impl SplitRing {
         index != next && self.refused != Some(index)
     }
 
-    /// Whether the driver made entries available from `base` on, taken or not.
-    pub(crate) fn has_entries_from(&self, base: u16) -> bool {
-        u16::from_le(self.avail.u16(IDX).load(Ordering::Relaxed)) != base
+    /// The base from which entry `position` is taken next, and whether the driver made anything
+    /// available from there on, taken or not.
+    pub(crate) fn base_at(&self, position: u64) -> (u32, bool) {
+        // The low 16 bits are the index.
+        let base = position as u16;
+        let index = u16::from_le(self.avail.u16(IDX).load(Ordering::Relaxed));
+        (base.into(), index != base)
     }
 
     /// Tells the driver that kicks are not needed until [`SplitRing::arm`]. With EVENT_IDX that

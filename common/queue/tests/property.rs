@@ -206,7 +206,7 @@ proptest! {
         rig.queue.arm();
         // The driver comes to its senses.
         rig.ring.reset(index);
-        rig.config.base = index;
+        rig.config.base = index.into();
         rig.queue = vhost_device_queue::Queue::new(&rig.memory, &rig.config).expect("a ring");
         rig.expect_service();
     }

@@ -1,9 +1,9 @@
 //! A guest with its device: memory, queues and front-end, put together.
 //!
-//! [`Driver::connect`] brings a device up the way QEMU does. [`Options`] say what is different in a
+//! [`RingDriver::connect`] brings a device up the way QEMU does. [`Options`] say what is different in a
 //! test: sizes, features, where the rings start, and above all which steps are taken and in which
-//! order. [`Driver::prepare`] sends nothing, so that a test can add buffers first and take the
-//! steps itself with [`Driver::run`].
+//! order. [`RingDriver::prepare`] sends nothing, so that a test can add buffers first and take the
+//! steps itself with [`RingDriver::run`].
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -15,8 +15,10 @@ use crate::error::{Error, Result};
 use crate::event::EventFd;
 use crate::frontend::Frontend;
 use crate::memory::{GuestMemory, Region, RegionSpec};
+use crate::packed::PackedRing;
 use crate::protocol::*;
-use crate::split::{Buffer, Full, Layout, SplitRing, Used};
+use crate::ring::Ring;
+use crate::split::{Buffer, Full, SplitRing, Used};
 
 /// Where guest memory begins unless a test says otherwise: not at zero, so that a guest address
 /// taken for an offset shows.
@@ -112,14 +114,14 @@ pub const SESSION_STEPS: [Step; 6] = [
     Step::Memory,
 ];
 
-/// What a [`Driver`] shall be.
+/// What a [`RingDriver`] shall be.
 #[derive(Clone, Debug)]
 pub struct Options {
     queue_sizes: Vec<u16>,
     features: u64,
     required: u64,
     protocol_features: u64,
-    base: u16,
+    base: u32,
     regions: Vec<RegionSpec>,
     mem_slots: bool,
     polled: bool,
@@ -181,8 +183,8 @@ impl Options {
         self
     }
 
-    /// Starts every ring with its indices at `base`.
-    pub fn base(mut self, base: u16) -> Self {
+    /// Starts every ring at `base`, as `SET_VRING_BASE` has it; 0 is where a new ring starts.
+    pub fn base(mut self, base: u32) -> Self {
         self.base = base;
         self
     }
@@ -315,11 +317,11 @@ impl Arena {
     }
 }
 
-/// A queue of a [`Driver`].
+/// A queue of a [`RingDriver`].
 #[derive(Debug)]
-pub struct Queue {
+pub struct Queue<R = SplitRing> {
     /// The ring.
-    pub ring: SplitRing,
+    pub ring: R,
     /// What the device is kicked with.
     pub kick: EventFd,
     /// What the device calls with.
@@ -331,7 +333,7 @@ pub struct Queue {
     calls: u64,
 }
 
-impl Queue {
+impl<R: Ring> Queue<R> {
     /// Adds and publishes a request; does not kick.
     #[inline]
     pub fn submit(&mut self, buffers: &[Buffer]) -> std::result::Result<u16, Full> {
@@ -427,9 +429,9 @@ impl Queue {
     }
 }
 
-/// A guest with a device.
+/// A guest with a device, and rings of either kind.
 #[derive(Debug)]
-pub struct Driver {
+pub struct RingDriver<R> {
     /// The connection to the back-end.
     pub frontend: Frontend,
     /// The guest's memory.
@@ -437,13 +439,19 @@ pub struct Driver {
     /// What of the memory is free.
     pub arena: Arena,
     /// The queues.
-    pub queues: Vec<Queue>,
+    pub queues: Vec<Queue<R>>,
     options: Options,
     offered: u64,
     features: u64,
 }
 
-impl Driver {
+/// A guest with split rings.
+pub type Driver = RingDriver<SplitRing>;
+
+/// A guest with packed rings, which it insists on.
+pub type PackedDriver = RingDriver<PackedRing>;
+
+impl<R: Ring> RingDriver<R> {
     /// Connects to a back-end's socket, waiting for it if need be, and takes the options' steps.
     pub fn connect(path: impl AsRef<Path>, options: Options) -> Result<Self> {
         Self::start(Self::prepare(Frontend::connect(path)?, options))
@@ -465,14 +473,19 @@ impl Driver {
     /// `EVENT_IDX` is used in the rings once it was negotiated; a test that adds buffers before
     /// that sets it in them.
     pub fn prepare(frontend: Frontend, options: Options) -> Self {
+        let options = if R::PACKED {
+            options.require_features(bits(&[VIRTIO_F_RING_PACKED]))
+        } else {
+            options
+        };
         let memory = GuestMemory::with_regions(&options.regions);
         let mut arena = Arena::new(&memory);
         let mut queues = Vec::new();
         for (index, &size) in (0..).zip(&options.queue_sizes) {
-            let base = arena.alloc_in(0, Layout::total_bytes(size), PAGE);
-            let layout = Layout::packed_at(base, size);
-            let mut ring = SplitRing::new(&memory, layout, size, false);
-            ring.reset(options.base);
+            let place = arena.alloc_in(0, R::bytes(size), PAGE);
+            let layout = R::place_at(place, size);
+            let mut ring = R::create(&memory, layout, size, false);
+            ring.start_at(first_base::<R>(&options));
             queues.push(Queue {
                 ring,
                 kick: EventFd::new(),
@@ -485,7 +498,7 @@ impl Driver {
         // Data does not share a page with rings: the dirty log can tell them apart.
         arena.alloc_in(0, 0, PAGE);
         arena.keep();
-        Driver {
+        RingDriver {
             frontend,
             memory,
             arena,
@@ -612,7 +625,7 @@ impl Driver {
         let number = u32::from(*index);
         match step {
             Step::Num => frontend.set_vring_num(number, ring.size().into()),
-            Step::Base => frontend.set_vring_base(number, self.options.base.into()),
+            Step::Base => frontend.set_vring_base(number, first_base::<R>(&self.options)),
             Step::Addr => frontend.set_vring_addr(&addr()),
             Step::Err => frontend.set_vring_err(*index, Some(err.as_fd())),
             Step::Call => frontend.set_vring_call(*index, Some(call.as_fd())),
@@ -698,6 +711,14 @@ impl Driver {
             self.queue_step(queue, step)?;
         }
         Ok(())
+    }
+}
+
+/// Where the rings start.
+fn first_base<R: Ring>(options: &Options) -> u32 {
+    match options.base {
+        0 => R::FIRST_BASE,
+        base => base,
     }
 }
 

@@ -4,7 +4,7 @@
 //! and also as a hostile guest or a broken front-end would. This crate is that somebody:
 //!
 //! - [`memory`]: guest memory, made of memfds that can be handed to a back-end;
-//! - [`split`]: the driver's side of a split virtqueue, both well-behaved and raw;
+//! - [`split`] and [`packed`]: the driver's side of a virtqueue, both well-behaved and raw;
 //! - [`frontend`]: a vhost-user front-end that sends what it is told to, with [`codec`] below it
 //!   for messages that no front-end should send and [`protocol`] for the numbers;
 //! - [`guest`]: a [`guest::Driver`] that puts these together and brings a device up in one call;
@@ -19,12 +19,16 @@ pub mod event;
 pub mod frontend;
 pub mod guest;
 pub mod memory;
+pub mod packed;
 pub mod protocol;
+pub mod ring;
 pub mod split;
 
 pub use error::{Error, Result};
 pub use event::EventFd;
 pub use frontend::Frontend;
-pub use guest::{Driver, Options, Queue, Step};
+pub use guest::{Driver, Options, PackedDriver, Queue, RingDriver, Step};
 pub use memory::GuestMemory;
+pub use packed::PackedRing;
+pub use ring::Ring;
 pub use split::{Buffer, Descriptor, Layout, SplitRing, Used};

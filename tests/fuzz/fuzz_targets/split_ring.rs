@@ -1,8 +1,9 @@
-//! A split ring: see `vhost_device_fuzz::split`.
+//! A split ring: see `vhost_device_model`.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vhost_device_fuzz::split::{Input, run};
+use vhost_device_driver::SplitRing;
+use vhost_device_model::{Input, run};
 
-fuzz_target!(|input: Input| run(&input));
+fuzz_target!(|input: Input| run::<SplitRing>(&input));

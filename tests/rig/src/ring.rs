@@ -135,6 +135,8 @@ fn queue(memory: &GuestMemory, ring: &SplitRing) -> Queue {
             used: layout.used,
         },
         base: 0,
+        packed: false,
+        in_order: false,
         event_idx: false,
         indirect: true,
     };

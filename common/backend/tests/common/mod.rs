@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use vhost_device_backend::{
     Description, Device, End, Error, QueueIndex, Queues, Refused, Resume as _, serve,
 };
-use vhost_device_driver::guest::{DEFAULT_GUEST_ADDR, Driver, Options};
+use vhost_device_driver::guest::{DEFAULT_GUEST_ADDR, Driver, Options, RingDriver};
 use vhost_device_driver::memory::RegionSpec;
 use vhost_device_driver::protocol::*;
-use vhost_device_driver::{Buffer, EventFd, Frontend, Used};
+use vhost_device_driver::{Buffer, EventFd, Frontend, PackedRing, Ring, SplitRing, Used};
 use vhost_device_queue::{Kept, Request};
 
 /// How many queues the device has.
@@ -287,10 +287,15 @@ pub fn frontend() -> (Frontend, Session) {
     (Frontend::new(stream), session)
 }
 
-/// A front-end that has negotiated all features, and its session.
+/// A front-end that has negotiated all features but that of packed rings, and its session.
 pub fn negotiated() -> (Frontend, Session) {
+    negotiated_without(bits(&[VIRTIO_F_RING_PACKED]))
+}
+
+/// A front-end that has negotiated all features but these, and its session.
+pub fn negotiated_without(features: u64) -> (Frontend, Session) {
     let (mut frontend, session) = frontend();
-    let offered = frontend.get_features().unwrap();
+    let offered = frontend.get_features().unwrap() & !features;
     let protocol = frontend.get_protocol_features().unwrap();
     frontend.set_protocol_features(protocol).unwrap();
     frontend.set_owner().unwrap();
@@ -309,6 +314,12 @@ pub fn running_with(options: Options) -> (Guest, Session) {
     (Guest::connect(stream, options), session)
 }
 
+/// The same with packed rings.
+pub fn packed_running_with(options: Options) -> (RingGuest<PackedRing>, Session) {
+    let (stream, session) = Session::start(Setup::default());
+    (RingGuest::connect(stream, options), session)
+}
+
 /// A guest that has sent nothing, and its session.
 pub fn prepared(options: Options) -> (Guest, Session) {
     let (frontend, session) = frontend();
@@ -316,29 +327,32 @@ pub fn prepared(options: Options) -> (Guest, Session) {
 }
 
 /// A driver of the echo device. It knows what it asked for.
-pub struct Guest {
-    driver: Driver,
+pub struct RingGuest<R> {
+    driver: RingDriver<R>,
     /// Id and place of the answer of each request, by queue and head.
     requests: HashMap<(usize, u16), (u64, u64)>,
     next_id: u64,
 }
 
-impl Deref for Guest {
-    type Target = Driver;
+/// The same with split rings.
+pub type Guest = RingGuest<SplitRing>;
 
-    fn deref(&self) -> &Driver {
+impl<R> Deref for RingGuest<R> {
+    type Target = RingDriver<R>;
+
+    fn deref(&self) -> &RingDriver<R> {
         &self.driver
     }
 }
 
-impl DerefMut for Guest {
-    fn deref_mut(&mut self) -> &mut Driver {
+impl<R> DerefMut for RingGuest<R> {
+    fn deref_mut(&mut self) -> &mut RingDriver<R> {
         &mut self.driver
     }
 }
 
-impl Guest {
-    fn new(driver: Driver) -> Self {
+impl<R: Ring> RingGuest<R> {
+    fn new(driver: RingDriver<R>) -> Self {
         Self {
             driver,
             requests: HashMap::new(),
@@ -348,7 +362,7 @@ impl Guest {
 
     /// A guest whose device is brought up on `stream`.
     pub fn connect(stream: UnixStream, options: Options) -> Self {
-        Self::new(Driver::with_stream(stream, options).unwrap())
+        Self::new(RingDriver::with_stream(stream, options).unwrap())
     }
 
     /// Adds and publishes a request, and returns its id. Does not kick.
@@ -389,6 +403,11 @@ impl Guest {
         (id, true)
     }
 
+    /// Gives up the requests of a queue whose ring was taken away.
+    pub fn forget(&mut self, queue: usize) {
+        self.requests.retain(|(of, _), _| *of != queue);
+    }
+
     /// A whole request: it must be answered, and in order.
     pub fn echo(&mut self, queue: usize) {
         let id = self.submit(queue, Command::Echo);
@@ -414,7 +433,9 @@ impl Guest {
         self.queues[queue].kick();
         settle(&self.frontend);
     }
+}
 
+impl Guest {
     /// The used ring of a queue, to see that it was not touched.
     pub fn used_ring(&self, queue: usize) -> Vec<u8> {
         let ring = &self.queues[queue].ring;

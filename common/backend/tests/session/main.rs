@@ -9,6 +9,7 @@ mod common;
 mod hostile;
 mod memory;
 mod messages;
+mod packed;
 mod random;
 mod rings;
 mod slow;

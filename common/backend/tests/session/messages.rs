@@ -13,6 +13,9 @@ const RING_FEATURES: u64 = bits(&[
     VIRTIO_F_VERSION_1,
     VIRTIO_F_INDIRECT_DESC,
     VIRTIO_F_EVENT_IDX,
+    VIRTIO_F_RING_PACKED,
+    VIRTIO_F_IN_ORDER,
+    VIRTIO_F_RING_RESET,
 ]);
 const PROTOCOL_FEATURES: u64 = bits(&[VHOST_USER_F_PROTOCOL_FEATURES]);
 
@@ -69,10 +72,10 @@ fn reply_ack_is_sent_when_it_is_asked_for_and_only_then() {
     let (mut frontend, _session) = negotiated();
     frontend.set_owner().unwrap();
     frontend.reset_owner().unwrap();
-    refused(&frontend, frontend.set_vring_num(0, 3));
+    refused(&frontend, frontend.set_vring_num(0, 0));
     frontend.set_need_reply(false);
     frontend.set_owner().unwrap();
-    frontend.set_vring_num(0, 3).unwrap();
+    frontend.set_vring_num(0, 0).unwrap();
     // Its reply is the next thing in the socket.
     frontend.sync().unwrap();
 }
@@ -150,7 +153,8 @@ fn features_that_were_not_offered_are_refused() {
         refused(&frontend, frontend.set_features(offered | 1 << bit));
     }
     let features = session.record(|record| record.features);
-    assert_eq!(features, RING_FEATURES | DEVICE_FEATURES);
+    let packed = bits(&[VIRTIO_F_RING_PACKED]);
+    assert_eq!(features, RING_FEATURES & !packed | DEVICE_FEATURES);
 }
 
 #[test]
@@ -238,6 +242,25 @@ fn queue_sizes_that_no_ring_can_have_are_refused() {
     for shift in 0..=15 {
         frontend.set_vring_num(0, 1 << shift).unwrap();
     }
+}
+
+#[test]
+fn p9_a_packed_ring_has_any_size_up_to_32768() {
+    let (frontend, _session) = negotiated_without(0);
+    for size in [0, 0x8001, 0xffff, 0x1_0000, u32::MAX] {
+        refused(&frontend, frontend.set_vring_num(0, size));
+    }
+    for size in [1, 3, 7, 100, 0x7fff, 0x8000] {
+        frontend.set_vring_num(0, size).unwrap();
+    }
+}
+
+#[test]
+fn v2_a_packed_ring_that_has_not_run_is_at_its_first_base() {
+    let (frontend, _session) = negotiated_without(0);
+    assert_eq!(frontend.get_vring_base(0).unwrap(), 0x8000_8000);
+    frontend.set_vring_base(0, 0x0003_8004).unwrap();
+    assert_eq!(frontend.get_vring_base(0).unwrap(), 0x0003_8004);
 }
 
 #[test]

@@ -116,8 +116,8 @@ fn v1_a_ring_that_resumes_needs_no_kick() {
 
 #[test]
 fn v1_a_ring_starts_at_any_base() {
-    for base in [1, 7, 0x7fff, 0x8000, 0xfffe, 0xffff] {
-        let (mut guest, _session) = running_with(options().base(base));
+    for base in [1u16, 7, 0x7fff, 0x8000, 0xfffe, 0xffff] {
+        let (mut guest, _session) = running_with(options().base(base.into()));
         for _ in 0..3 * QUEUE_SIZE {
             guest.echo(0);
         }

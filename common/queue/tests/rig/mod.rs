@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use vhost_device_driver::memory::RegionSpec;
-use vhost_device_driver::{Buffer, Layout, SplitRing};
+use vhost_device_driver::{Buffer, Ring, SplitRing};
 use vhost_device_queue::memory::{Mapping, Region};
 use vhost_device_queue::{Addresses, ChainError, Config, GuestMemory, Queue, Request};
 
@@ -23,41 +23,47 @@ pub const SEAM: u64 = BASE + SIZE / 2;
 #[derive(Clone, Copy)]
 pub struct Setup {
     pub size: u16,
-    pub base: u16,
+    /// Where the ring starts; nothing for a new one.
+    pub base: Option<u32>,
     pub event_idx: bool,
     pub indirect: bool,
+    pub in_order: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         Self {
             size: 16,
-            base: 0,
+            base: None,
             event_idx: true,
             indirect: true,
+            in_order: false,
         }
     }
 }
 
-pub struct Rig {
+pub struct RingRig<R> {
     pub driver_memory: vhost_device_driver::GuestMemory,
-    pub ring: SplitRing,
+    pub ring: R,
     pub memory: GuestMemory,
     pub config: Config,
     pub queue: Queue,
     next: u64,
 }
 
-impl Rig {
+pub type Rig = RingRig<SplitRing>;
+
+impl<R: Ring> RingRig<R> {
     pub fn new(setup: Setup) -> Self {
+        let base = setup.base.unwrap_or(R::FIRST_BASE);
         let half = SIZE / 2;
         let driver_memory = vhost_device_driver::GuestMemory::with_regions(&[
             RegionSpec::new(BASE, half),
             RegionSpec::new(SEAM, half),
         ]);
-        let layout = Layout::packed_at(BASE, setup.size);
-        let mut ring = SplitRing::new(&driver_memory, layout, setup.size, setup.event_idx);
-        ring.reset(setup.base);
+        let layout = R::place_at(BASE, setup.size);
+        let mut ring = R::create(&driver_memory, layout, setup.size, setup.event_idx);
+        ring.start_at(base);
         let memory = map(&driver_memory);
         let config = Config {
             size: setup.size,
@@ -66,7 +72,9 @@ impl Rig {
                 available: layout.avail,
                 used: layout.used,
             },
-            base: setup.base,
+            base,
+            packed: R::PACKED,
+            in_order: setup.in_order,
             event_idx: setup.event_idx,
             indirect: setup.indirect,
         };
@@ -104,7 +112,7 @@ impl Rig {
     /// chains that were bad, and whether the driver is to be called.
     pub fn serve(&mut self, mut handle: impl FnMut(Request<'_>)) -> (Vec<ChainError>, bool) {
         let mut bad = Vec::new();
-        while self.queue.look().expect("a sound index") > 0 {
+        while self.queue.look().expect("a sound index") {
             while let Some(popped) = self.queue.pop(&self.memory) {
                 match popped {
                     Ok(request) => handle(request),

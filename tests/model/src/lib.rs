@@ -1,12 +1,21 @@
-//! Split rings (VIRTIO 1.4 §2.7).
+//! A driver and a device at random on one queue, and what each must see.
+//!
+//! Bytes at random are no ring: they are refused at once, and nothing behind the first check is
+//! seen. So an input is a list of what a driver and a device do, and the driver does it well,
+//! until it writes a byte where it should not. Before that, every answer is checked, and that no
+//! side sleeps while the other has something for it; from then on the queue has to survive, and to
+//! serve the next driver that comes.
+//!
+//! The fuzz targets in `tests/fuzz` run it on inputs of their own making, and the tests here on
+//! random ones.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::sync::Arc;
 
-use arbitrary::Arbitrary;
+use arbitrary::{Arbitrary, Unstructured};
 use vhost_device_driver::memory::Region;
-use vhost_device_driver::{Buffer, Layout, SplitRing};
+use vhost_device_driver::{Buffer, Ring};
 use vhost_device_queue::{Addresses, Config, GuestMemory, Kept, Queue, Request, memory};
 
 /// Where the ring is, and the first region of memory.
@@ -20,8 +29,9 @@ const SLOT: u64 = 0x1000;
 /// In a slot: the table, and behind it the buffers.
 const BUFFERS: u64 = 0x400;
 
-/// The largest ring, as a power of two.
-const MAX_ORDER: u8 = 8;
+/// The largest split ring, as a power of two, and the largest packed one.
+const MAX_ORDER: u16 = 8;
+const MAX_SIZE: u16 = 1 << MAX_ORDER;
 const MAX_BUFFERS: usize = 20;
 const MAX_LEN: u16 = 128;
 
@@ -30,13 +40,35 @@ const ANSWER: u8 = 0x5a;
 const UNTOUCHED: u8 = 0xee;
 
 /// A ring, and what happens to it.
-#[derive(Arbitrary, Debug)]
+#[derive(Debug)]
 pub struct Input {
-    order: u8,
+    size: u8,
     base: u16,
     event_idx: bool,
     indirect: bool,
+    in_order: bool,
+    /// Whether the driver ever does what it should not.
+    corrupts: bool,
     steps: Vec<Step>,
+}
+
+impl<'a> Arbitrary<'a> for Input {
+    /// As many steps as the bytes are good for: a derived list would end at random.
+    fn arbitrary(bytes: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
+        let mut input = Self {
+            size: bytes.arbitrary()?,
+            base: bytes.arbitrary()?,
+            event_idx: bytes.arbitrary()?,
+            indirect: bytes.arbitrary()?,
+            in_order: bytes.arbitrary()?,
+            corrupts: bytes.arbitrary()?,
+            steps: Vec::new(),
+        };
+        while !bytes.is_empty() {
+            input.steps.push(bytes.arbitrary()?);
+        }
+        Ok(input)
+    }
 }
 
 /// What the driver or the device does.
@@ -72,8 +104,14 @@ enum Step {
         offset: u16,
         value: u8,
     },
-    /// The driver moves its index.
-    Jump(u16),
+    /// The driver moves its index, or changes a descriptor's flags.
+    Disturb(u16),
+}
+
+impl Step {
+    fn corrupts(&self) -> bool {
+        matches!(self, Self::Corrupt { .. } | Self::Disturb(_))
+    }
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -108,9 +146,9 @@ struct Asked {
     buffers: Vec<Buffer>,
 }
 
-struct World {
+struct World<R> {
     guest: vhost_device_driver::GuestMemory,
-    ring: SplitRing,
+    ring: R,
     memory: GuestMemory,
     config: Config,
     queue: Queue,
@@ -123,6 +161,16 @@ struct World {
     /// The position of the request that the device sees next.
     next: usize,
     heads: BTreeMap<u16, u64>,
+    /// The slots of the requests that are out, in order.
+    due: VecDeque<u64>,
+    /// How many requests the device can see.
+    published: usize,
+    /// The driver sleeps until it is called.
+    driver_sleeps: bool,
+    /// The device asked for kicks, and has not taken that back.
+    armed: bool,
+    /// The device sleeps until it is kicked.
+    device_sleeps: bool,
     corrupt: bool,
 }
 
@@ -130,10 +178,12 @@ struct World {
 ///
 /// # Panics
 /// When the queue does what it must not.
-pub fn run(input: &Input) {
-    let mut world = World::new(input);
+pub fn run<R: Ring>(input: &Input) {
+    let mut world = World::<R>::new(input);
     for step in &input.steps {
-        world.step(step);
+        if input.corrupts || !step.corrupts() {
+            world.step(step);
+        }
     }
     if !world.corrupt {
         world.finish();
@@ -141,14 +191,19 @@ pub fn run(input: &Input) {
     world.expect_service();
 }
 
-impl World {
+impl<R: Ring> World<R> {
     fn new(input: &Input) -> Self {
-        let size = 1 << (input.order % (MAX_ORDER + 1));
+        let size = if R::PACKED {
+            1 + u16::from(input.size) % MAX_SIZE
+        } else {
+            1 << (u16::from(input.size) % (MAX_ORDER + 1))
+        };
         let regions = [(RING, RING_ROOM), (DATA, SLOTS * SLOT)];
         let guest = vhost_device_driver::GuestMemory::new(&regions);
-        let layout = Layout::packed_at(RING, size);
-        let mut ring = SplitRing::new(&guest, layout, size, input.event_idx);
-        ring.reset(input.base);
+        let layout = R::place_at(RING, size);
+        let mut ring = R::create(&guest, layout, size, input.event_idx);
+        let base = base::<R>(input.base, size);
+        ring.start_at(base);
         let memory = GuestMemory::new(guest.regions().iter().map(|r| map(r)).collect());
         let memory = memory.expect("regions apart");
         let config = Config {
@@ -158,9 +213,11 @@ impl World {
                 available: layout.avail,
                 used: layout.used,
             },
-            base: input.base,
+            base,
+            packed: R::PACKED,
             event_idx: input.event_idx,
             indirect: input.indirect,
+            in_order: input.in_order,
         };
         let queue = Queue::new(&memory, &config).expect("a sound ring");
         Self {
@@ -174,6 +231,11 @@ impl World {
             order: Vec::new(),
             next: 0,
             heads: BTreeMap::new(),
+            due: VecDeque::new(),
+            published: 0,
+            driver_sleeps: false,
+            armed: false,
+            device_sleeps: false,
             corrupt: false,
         }
     }
@@ -185,27 +247,26 @@ impl World {
                 writable,
                 kind,
             } => self.add(readable, writable, *kind),
-            Step::Publish => self.ring.publish(),
+            Step::Publish => self.publish(),
             Step::Serve(answers) => self.serve(answers),
             Step::Resume { which, answer } => self.resume(*which, *answer),
             Step::Collect => self.collect(),
-            Step::Arm => {
-                self.queue.arm();
+            Step::Arm => self.arm(),
+            Step::Disarm => self.disarm(),
+            Step::Calls(true) => self.driver_sleeps = !self.ring.arm_calls(),
+            Step::Calls(false) => {
+                self.ring.disarm_calls();
+                self.driver_sleeps = false;
             }
-            Step::Disarm => self.queue.disarm(),
-            Step::Calls(true) => {
-                let _ = self.ring.arm_calls();
-            }
-            Step::Calls(false) => self.ring.disarm_calls(),
             Step::Restart => self.restart(),
             Step::Corrupt {
                 area,
                 offset,
                 value,
             } => self.corrupt(*area, *offset, *value),
-            Step::Jump(index) => {
+            Step::Disturb(value) => {
                 self.corrupt = true;
-                self.ring.set_avail_idx(*index);
+                self.ring.disturb(*value);
             }
         }
     }
@@ -255,6 +316,7 @@ impl World {
         };
         self.heads.insert(head, slot);
         self.order.push(slot);
+        self.due.push_back(slot);
         let asked = Asked {
             sent,
             room,
@@ -264,9 +326,60 @@ impl World {
         self.asked.insert(slot, asked);
     }
 
+    /// The driver shows what it has added, and kicks if it is to.
+    fn publish(&mut self) {
+        self.ring.publish();
+        self.published = self.order.len();
+        if self.ring.needs_kick() {
+            self.device_sleeps = false;
+        }
+        let missed = self.device_sleeps && self.published > self.next;
+        assert!(
+            !missed || self.corrupt,
+            "the device sleeps, and was not kicked"
+        );
+    }
+
+    /// The device goes to sleep, if it may.
+    fn arm(&mut self) {
+        // Awake means that it was kicked: it disarms before it does anything else.
+        if !self.armed {
+            self.armed = true;
+            self.device_sleeps = !self.queue.arm();
+        }
+    }
+
+    fn disarm(&mut self) {
+        self.queue.disarm();
+        self.armed = false;
+        self.device_sleeps = false;
+    }
+
+    /// The device shows its answers, and calls if it is to.
+    fn answer(&mut self) {
+        if self.queue.publish() {
+            self.driver_sleeps = false;
+        }
+        self.check_calls();
+    }
+
+    fn check_calls(&mut self) {
+        let missed = self.driver_sleeps && self.ring.has_used();
+        assert!(
+            !missed || self.corrupt,
+            "the driver sleeps, and was not called"
+        );
+    }
+
     fn serve(&mut self, answers: &[Answer]) {
+        self.disarm();
         let looked = self.queue.look();
         assert!(looked.is_ok() || self.corrupt, "{looked:?}");
+        let there = self.published > self.next;
+        assert!(
+            looked == Ok(there) || self.corrupt,
+            "{looked:?}, not {there}"
+        );
         let mut answers = answers.iter().cycle();
         while let Some(popped) = self.queue.pop(&self.memory) {
             let position = self.next;
@@ -284,7 +397,7 @@ impl World {
                 }
             }
         }
-        self.queue.publish();
+        self.answer();
     }
 
     fn resume(&mut self, which: u8, answer: Answer) {
@@ -304,7 +417,7 @@ impl World {
                 self.kept.extend(kept.map(|kept| (kept, position)));
             }
         }
-        self.queue.publish();
+        self.answer();
     }
 
     /// Takes the answers, and checks them as long as nothing was corrupted.
@@ -315,6 +428,9 @@ impl World {
         while let Some(used) = self.ring.pop_used() {
             let slot = self.heads.remove(&used.head).expect("a head that is out");
             let asked = self.asked.remove(&slot).expect("a slot that is in use");
+            let oldest = self.due.front() == Some(&slot);
+            assert!(oldest || !self.config.in_order, "out of order");
+            self.due.retain(|out| *out != slot);
             let len = used.len as usize;
             let expected = match asked.answer.expect("the device saw it") {
                 Answer::Write(count) => usize::from(count).min(asked.room),
@@ -338,10 +454,18 @@ impl World {
         let placeholder = self.another(self.config.base);
         let stopped = std::mem::replace(&mut self.queue, placeholder).stop();
         // The newest are seen again; those that were kept before them go back with length 0.
-        let position = self.config.base.wrapping_add(self.next as u16);
-        let again = usize::from(position.wrapping_sub(stopped.base));
-        assert!(again <= self.kept.len() || self.corrupt);
-        self.next -= again.min(self.next);
+        let before = self.next;
+        while let Some(newest) = self.next.checked_sub(1)
+            && self.kept.iter().any(|(_, position)| *position == newest)
+        {
+            self.next = newest;
+        }
+        if !R::PACKED && !self.corrupt {
+            let base = self.config.base.wrapping_add(self.next as u32);
+            assert_eq!(stopped.base, base & 0xffff, "{} of {before}", self.next);
+        }
+        let more = self.published > self.next;
+        assert!(stopped.more == more || self.corrupt, "{}", stopped.more);
         for (kept, position) in self.kept.drain(..) {
             drop(kept);
             let slot = self.order.get(position).filter(|_| position < self.next);
@@ -349,10 +473,14 @@ impl World {
                 asked.answer = Some(Answer::Drop);
             }
         }
+        self.driver_sleeps &= !stopped.call;
+        self.armed = false;
+        self.device_sleeps = false;
+        self.check_calls();
         self.queue = self.another(stopped.base);
     }
 
-    fn another(&self, base: u16) -> Queue {
+    fn another(&self, base: u32) -> Queue {
         let config = Config {
             base,
             ..self.config
@@ -361,29 +489,25 @@ impl World {
     }
 
     fn corrupt(&mut self, area: Area, offset: u16, value: u8) {
+        let Addresses {
+            descriptor,
+            available,
+            used,
+        } = self.config.addresses;
         let (start, len) = match area {
-            Area::Descriptors => (
-                self.config.addresses.descriptor,
-                Layout::desc_bytes(self.config.size),
-            ),
-            Area::Available => (
-                self.config.addresses.available,
-                Layout::avail_bytes(self.config.size),
-            ),
-            Area::Used => (
-                self.config.addresses.used,
-                Layout::used_bytes(self.config.size),
-            ),
-            Area::Table(slot) => (DATA + u64::from(slot) % SLOTS * SLOT, BUFFERS as usize),
+            Area::Descriptors => (descriptor, available - descriptor),
+            Area::Available => (available, used - available),
+            Area::Used => (used, RING + R::bytes(self.config.size) - used),
+            Area::Table(slot) => (DATA + u64::from(slot) % SLOTS * SLOT, BUFFERS),
         };
         self.corrupt = true;
-        let at = start + u64::from(offset) % len as u64;
+        let at = start + u64::from(offset) % len;
         self.guest.write(at, &[value]);
     }
 
     /// Everything that was asked is answered once.
     fn finish(&mut self) {
-        self.ring.publish();
+        self.publish();
         while !self.asked.is_empty() {
             let before = self.asked.len();
             self.serve(&[Answer::Write(1)]);
@@ -398,12 +522,12 @@ impl World {
     /// A driver that begins anew is served as if nothing had been.
     fn expect_service(&mut self) {
         self.kept.clear();
-        self.ring.reset(0);
-        self.queue = self.another(0);
+        self.ring.start_at(R::FIRST_BASE);
+        self.queue = self.another(R::FIRST_BASE);
         let buffer = Buffer::writable(DATA, 4);
         let head = self.ring.add(&[buffer]).expect("an empty ring");
         self.ring.publish();
-        assert_eq!(self.queue.look(), Ok(1));
+        assert_eq!(self.queue.look(), Ok(true));
         let request = self.queue.pop(&self.memory).expect("what was added");
         let mut request = request.expect("a good chain");
         request.writer().write_all(b"good").expect("four bytes");
@@ -413,6 +537,15 @@ impl World {
         assert_eq!((used.head, used.len), (head, 4));
         assert_eq!(self.guest.read_vec(DATA, 4), b"good");
     }
+}
+
+/// A base that a ring of `size` may have, from any number: both sides are at the same place.
+fn base<R: Ring>(number: u16, size: u16) -> u32 {
+    if !R::PACKED {
+        return number.into();
+    }
+    let place = u32::from(((number & 0x7fff) % size) | (number & 0x8000));
+    place << 16 | place
 }
 
 /// Answers a request. `asked` is what the driver made of it, as long as that can be known.

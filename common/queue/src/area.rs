@@ -1,0 +1,84 @@
+//! A part of a ring, mapped: resolved and checked once, and reached by offsets from then on.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
+
+use crate::chain::DESCRIPTOR_SIZE;
+use crate::memory::{GuestMemory, Mapping, read_descriptor};
+use crate::ring::RingError;
+
+/// One of a ring's three areas, mapped. All offsets that reach it are made from an index below the
+/// ring's size (`split` and `packed` see to that), and the length was checked for the largest.
+#[derive(Debug)]
+pub(crate) struct Area {
+    base: NonNull<u8>,
+    len: usize,
+    _mapping: Arc<Mapping>,
+}
+
+// SAFETY: the memory is shared with the guest in any case; it is reached by volatile and atomic
+// accesses only, and `_mapping` keeps it mapped on whichever thread the area is.
+unsafe impl Send for Area {}
+
+impl Area {
+    /// `len` bytes at `addr`, which must lie in one region and be aligned to `align`.
+    pub(crate) fn resolve(
+        memory: &GuestMemory,
+        area: &'static str,
+        addr: u64,
+        len: usize,
+        align: u64,
+    ) -> Result<Self, RingError> {
+        let outside = RingError::Address { area, addr };
+        let (base, mapping) = memory.contiguous(addr, len as u64).ok_or(outside)?;
+        // Both, as a region may begin at an odd place of its file.
+        let host = base.as_ptr() as u64;
+        if !addr.is_multiple_of(align) || !host.is_multiple_of(align) {
+            return Err(RingError::Alignment { area, addr, align });
+        }
+        Ok(Self {
+            base,
+            len,
+            _mapping: mapping,
+        })
+    }
+
+    #[inline]
+    pub(crate) fn at<T>(&self, offset: usize) -> NonNull<T> {
+        debug_assert!(offset + size_of::<T>() <= self.len);
+        // SAFETY: `offset` and the `T` there are inside the area: every caller derives it from
+        // an index below the ring's size, for which `resolve` checked the length.
+        unsafe { self.base.add(offset).cast() }
+    }
+
+    /// The field at `offset`, which is even.
+    #[inline]
+    pub(crate) fn u16(&self, offset: usize) -> &AtomicU16 {
+        // SAFETY: mapped for as long as `self` lives; aligned, as the area and the offset are to
+        // 2 at least; the guest's accesses are as atomic as its processor makes them.
+        unsafe { self.at::<AtomicU16>(offset).as_ref() }
+    }
+
+    /// The field at `offset`, a multiple of 4, of an area that is aligned to 4.
+    #[inline]
+    pub(crate) fn u32(&self, offset: usize) -> &AtomicU32 {
+        // SAFETY: as for `u16`, aligned to 4.
+        unsafe { self.at::<AtomicU32>(offset).as_ref() }
+    }
+
+    /// The field at `offset`, a multiple of 8, of an area that is aligned to 8.
+    #[inline]
+    pub(crate) fn u64(&self, offset: usize) -> &AtomicU64 {
+        // SAFETY: as for `u16`, aligned to 8.
+        unsafe { self.at::<AtomicU64>(offset).as_ref() }
+    }
+
+    /// The descriptor in `slot` of an area that is a table of them, read once.
+    #[inline]
+    pub(crate) fn descriptor(&self, slot: u16) -> [u8; DESCRIPTOR_SIZE] {
+        let from = self.at(usize::from(slot) * DESCRIPTOR_SIZE);
+        // SAFETY: a whole descriptor inside the area, which keeps it mapped.
+        unsafe { read_descriptor(from) }
+    }
+}

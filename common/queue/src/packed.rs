@@ -1,0 +1,413 @@
+//! The packed ring (VIRTIO 1.4 §2.8): one ring of descriptors that both sides write, two small
+//! areas for event suppression, and the order in which they are read and written.
+//!
+//! | step | ordering | why it is enough |
+//! |---|---|---|
+//! | see new chains | relaxed loads of the `flags` in one cache line, one acquire fence when any is available | a chain's first flags are written last: the fence orders what they stand for after them |
+//! | publish | the batch's first used descriptor is stored last, with release, as one word | orders the batch's other descriptors and the data before it |
+//! | must I call? | one full fence between that store and reading the driver's area | the driver writes its area, then looks at the ring: one of the two sees the other |
+//! | may I sleep? | write the device's area as one word, one full fence, read the next `flags` once more | the same, the other way round |
+//!
+//! A descriptor's `len`, `id` and `flags` are one aligned word of eight bytes: whoever sees the
+//! flags sees the rest.
+
+use std::sync::atomic::{Ordering, fence};
+
+use virtio_bindings::virtio_ring::{
+    VRING_DESC_F_WRITE, VRING_PACKED_DESC_F_AVAIL, VRING_PACKED_DESC_F_USED,
+    VRING_PACKED_EVENT_F_WRAP_CTR, VRING_PACKED_EVENT_FLAG_DESC, VRING_PACKED_EVENT_FLAG_DISABLE,
+    VRING_PACKED_EVENT_FLAG_ENABLE,
+};
+
+use crate::area::Area;
+use crate::chain::{Chain, ChainError, DESCRIPTOR_SIZE};
+use crate::memory::GuestMemory;
+use crate::ring::{Addresses, Config, MAX_QUEUE_SIZE, RingError, Ticket};
+
+/// `len`, `id` and `flags` in a descriptor, as one word; and `flags` alone.
+const TAIL: usize = 8;
+const FLAGS: usize = 14;
+/// `struct pvirtq_event_suppress`: `desc` (offset and wrap counter) and `flags`.
+const EVENT_SUPPRESS: usize = 4;
+/// Descriptors in a cache line, the ring being aligned to 16: those that are looked at together.
+const LINE: u16 = 4;
+
+const AVAIL: u16 = 1 << VRING_PACKED_DESC_F_AVAIL;
+const USED: u16 = 1 << VRING_PACKED_DESC_F_USED;
+const WRITE: u16 = VRING_DESC_F_WRITE as u16;
+const WRAP_COUNTER: u16 = 1 << VRING_PACKED_EVENT_F_WRAP_CTR;
+
+/// Resolves and checks the descriptor ring and the two areas for event suppression.
+fn areas(memory: &GuestMemory, config: &Config) -> Result<(Area, Area, Area), RingError> {
+    let Addresses {
+        descriptor,
+        available,
+        used,
+    } = config.addresses;
+    let len = usize::from(config.size) * DESCRIPTOR_SIZE;
+    let desc = Area::resolve(memory, "descriptor ring", descriptor, len, 16)?;
+    let driver = Area::resolve(memory, "driver area", available, EVENT_SUPPRESS, 4)?;
+    let device = Area::resolve(memory, "device area", used, EVENT_SUPPRESS, 4)?;
+    Ok((desc, driver, device))
+}
+
+/// Whether a ring could be made from `config`. Touches nothing.
+pub(crate) fn check(memory: &GuestMemory, config: &Config) -> Result<(), RingError> {
+    let Config { size, base, .. } = *config;
+    if size == 0 || size > MAX_QUEUE_SIZE {
+        return Err(RingError::Size(size.into()));
+    }
+    let (avail, used) = places(base);
+    if avail.slot >= size || used.slot >= size {
+        return Err(RingError::Base { base, size });
+    }
+    areas(memory, config).map(drop)
+}
+
+/// The next available and the next used place in a base.
+fn places(base: u32) -> (Place, Place) {
+    // The low and the high half.
+    (
+        Place::unpack(base as u16),
+        Place::unpack((base >> 16) as u16),
+    )
+}
+
+/// A descriptor's place: where it is in the ring, and the wrap counter of this round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) slot: u16,
+    pub(crate) wrap: bool,
+}
+
+impl Place {
+    /// From an offset in bits 0 to 14 and a wrap counter in bit 15.
+    fn unpack(value: u16) -> Self {
+        Self {
+            slot: value & !WRAP_COUNTER,
+            wrap: value & WRAP_COUNTER != 0,
+        }
+    }
+
+    fn pack(self) -> u16 {
+        self.slot | if self.wrap { WRAP_COUNTER } else { 0 }
+    }
+
+    /// The place `count` descriptors further on, at most a whole round.
+    #[inline]
+    pub(crate) fn after(self, count: u16, size: u16) -> Self {
+        // Both are at most 32768, so the sum fits a u32 and what is left of it a u16.
+        let slot = u32::from(self.slot) + u32::from(count);
+        match slot.checked_sub(size.into()) {
+            None => Self {
+                slot: slot as u16,
+                wrap: self.wrap,
+            },
+            Some(beyond) => Self {
+                slot: beyond as u16,
+                wrap: !self.wrap,
+            },
+        }
+    }
+
+    /// The place `count` descriptors back.
+    fn before(self, count: u64, size: u16) -> Self {
+        let size = u64::from(size);
+        let rounds = 2 * size;
+        let here = u64::from(self.slot) + if self.wrap { 0 } else { size };
+        let there = (here + rounds - count % rounds) % rounds;
+        // Below `size`, so a u16.
+        Self {
+            slot: (there % size) as u16,
+            wrap: there < size,
+        }
+    }
+
+    /// Whether a descriptor with these flags is available in this round (VIRTIO 1.4 §2.8.1).
+    #[inline]
+    pub(crate) fn is_available(self, flags: u16) -> bool {
+        (flags & AVAIL != 0) == self.wrap && (flags & USED != 0) != self.wrap
+    }
+}
+
+/// The device's side of one packed ring.
+#[derive(Debug)]
+pub(crate) struct PackedRing {
+    size: u16,
+    event_idx: bool,
+    desc: Area,
+    driver: Area,
+    device: Area,
+    /// The next descriptor to take.
+    next_avail: Place,
+    /// How many descriptors were taken.
+    taken: u64,
+    /// How many descriptors from the next one on were seen to be available.
+    seen: u16,
+    /// Where the next used descriptor goes.
+    next_used: Place,
+    /// The first used descriptor of the batch, not yet shown: its slot and last word.
+    first: Option<(u16, u64)>,
+    /// How many descriptors the batch passed over.
+    batch: u32,
+    /// Whether anything was published since the ring was bound. With `EVENT_IDX` the first time
+    /// always calls: nobody knows what the driver's event was meant for.
+    called: bool,
+    /// Whether the driver was asked for kicks.
+    armed: bool,
+}
+
+impl PackedRing {
+    /// Binds a ring to `memory`, to go on from the base.
+    pub(crate) fn new(memory: &GuestMemory, config: &Config) -> Result<Self, RingError> {
+        check(memory, config)?;
+        let (desc, driver, device) = areas(memory, config)?;
+        let (next_avail, next_used) = places(config.base);
+        Ok(Self {
+            size: config.size,
+            event_idx: config.event_idx,
+            desc,
+            driver,
+            device,
+            next_avail,
+            taken: 0,
+            seen: 0,
+            next_used,
+            first: None,
+            batch: 0,
+            called: false,
+            armed: false,
+        })
+    }
+
+    /// This ring, to go on where it is in the memory that `fresh` is bound to.
+    pub(crate) fn moved_to(&self, fresh: Self) -> Self {
+        Self {
+            next_avail: self.next_avail,
+            taken: self.taken,
+            next_used: self.next_used,
+            first: self.first,
+            batch: self.batch,
+            ..fresh
+        }
+    }
+
+    #[inline]
+    pub(crate) fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// How many descriptors were taken since the ring was made.
+    #[inline]
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// The place of the next descriptor to take.
+    #[inline]
+    pub(crate) fn next_avail(&self) -> Place {
+        self.next_avail
+    }
+
+    #[inline]
+    fn is_available(&self, place: Place) -> bool {
+        let offset = usize::from(place.slot) * DESCRIPTOR_SIZE + FLAGS;
+        let flags = u16::from_le(self.desc.u16(offset).load(Ordering::Relaxed));
+        place.is_available(flags)
+    }
+
+    /// Looks for available descriptors, as far as the cache line of the next one goes. Whether
+    /// there are any.
+    #[inline]
+    pub(crate) fn look(&mut self) -> bool {
+        if self.seen > 0 {
+            return true;
+        }
+        let Place { slot, wrap } = self.next_avail;
+        let end = (slot | (LINE - 1)).saturating_add(1).min(self.size);
+        let seen = (slot..end)
+            .take_while(|&slot| self.is_available(Place { slot, wrap }))
+            .count();
+        // At most `LINE`.
+        self.seen = seen as u16;
+        if seen == 0 {
+            return false;
+        }
+        fence(Ordering::Acquire);
+        true
+    }
+
+    /// The next chain, collected in `chain`, or what is wrong with it.
+    #[inline]
+    pub(crate) fn take(
+        &mut self,
+        chain: &mut Chain,
+        memory: &GuestMemory,
+        indirect: bool,
+    ) -> Option<(Ticket, Result<(), ChainError>)> {
+        if !self.look() {
+            return None;
+        }
+        let walked = chain.walk_packed(self, memory, indirect);
+        if walked.descriptors == 0 {
+            // It was available when it was looked at.
+            self.seen = 0;
+            return None;
+        }
+        let ticket = Ticket {
+            id: walked.id,
+            entries: walked.descriptors,
+            position: self.taken,
+        };
+        self.seen = self.seen.saturating_sub(walked.descriptors);
+        self.next_avail = self.next_avail.after(walked.descriptors, self.size);
+        self.taken = ticket.end();
+        Some((ticket, walked.result))
+    }
+
+    /// The descriptor in `slot`, read once. There is one: slots are below the size.
+    #[inline]
+    pub(crate) fn descriptor(&self, slot: u16) -> [u8; DESCRIPTOR_SIZE] {
+        self.desc.descriptor(slot)
+    }
+
+    /// Puts a used descriptor behind the last (P-8). The driver sees it with the next
+    /// [`PackedRing::publish`]: until then the first of the batch is held back, and a driver
+    /// reads none before the first.
+    #[inline]
+    pub(crate) fn push_used(&mut self, ticket: Ticket, len: u32) {
+        let Place { slot, wrap } = self.next_used;
+        let round = if wrap { AVAIL | USED } else { 0 };
+        let flags = round | if len > 0 { WRITE } else { 0 };
+        let tail = u64::from(len) | u64::from(ticket.id) << 32 | u64::from(flags) << 48;
+        if self.first.is_some() {
+            self.write_tail(slot, tail, Ordering::Relaxed);
+        } else {
+            self.first = Some((slot, tail));
+        }
+        self.next_used = self.next_used.after(ticket.entries, self.size);
+        self.batch = self.batch.saturating_add(ticket.entries.into());
+    }
+
+    #[inline]
+    fn write_tail(&self, slot: u16, tail: u64, ordering: Ordering) {
+        let offset = usize::from(slot) * DESCRIPTOR_SIZE + TAIL;
+        self.desc.u64(offset).store(tail.to_le(), ordering);
+    }
+
+    /// Shows the driver all used descriptors. True when it wants to be called (P-9).
+    #[inline]
+    pub(crate) fn publish(&mut self) -> bool {
+        let Some((slot, tail)) = self.first.take() else {
+            return false;
+        };
+        self.write_tail(slot, tail, Ordering::Release);
+        let batch = std::mem::take(&mut self.batch);
+        fence(Ordering::SeqCst);
+        let first = !std::mem::replace(&mut self.called, true);
+        let event = u32::from_le(self.driver.u32(0).load(Ordering::Relaxed));
+        // `desc` is the low half, the flags are the low bits of the high half.
+        match (event >> 16) & 3 {
+            VRING_PACKED_EVENT_FLAG_DISABLE => false,
+            VRING_PACKED_EVENT_FLAG_DESC if self.event_idx => {
+                first || self.has_passed(Place::unpack(event as u16), batch)
+            }
+            _ => true,
+        }
+    }
+
+    /// Whether `event` is one of the last `batch` places before the next used one.
+    #[inline]
+    fn has_passed(&self, event: Place, batch: u32) -> bool {
+        let new = i64::from(self.next_used.slot);
+        let old = new - i64::from(batch);
+        let same_round = event.wrap == self.next_used.wrap;
+        let behind = if same_round { 0 } else { i64::from(self.size) };
+        let at = i64::from(event.slot) - behind;
+        (old..new).contains(&at)
+    }
+
+    /// Asks the driver for a kick with its next chain. True when there is one already: the device
+    /// must look again instead of going to sleep. Once armed, there is nothing to do until
+    /// [`PackedRing::disarm`]: a chain that came since has its kick.
+    #[inline]
+    pub(crate) fn arm(&mut self) -> bool {
+        if std::mem::replace(&mut self.armed, true) {
+            return false;
+        }
+        if self.event_idx {
+            self.ask(self.next_avail.pack(), VRING_PACKED_EVENT_FLAG_DESC);
+        } else {
+            self.ask(0, VRING_PACKED_EVENT_FLAG_ENABLE);
+        }
+        fence(Ordering::SeqCst);
+        self.is_available(self.next_avail)
+    }
+
+    /// Tells the driver that kicks are not needed until [`PackedRing::arm`]. With EVENT_IDX that
+    /// needs no write: an event that lies behind asks for nothing, or for one kick in a round.
+    #[inline]
+    pub(crate) fn disarm(&mut self) {
+        if std::mem::replace(&mut self.armed, false) && !self.event_idx {
+            self.ask(0, VRING_PACKED_EVENT_FLAG_DISABLE);
+        }
+    }
+
+    /// Writes the device's area, as one word: the driver reads it as one.
+    #[inline]
+    fn ask(&self, desc: u16, flags: u32) {
+        let event = u32::from(desc) | flags << 16;
+        self.device.u32(0).store(event.to_le(), Ordering::Relaxed);
+    }
+
+    /// The base from which the descriptor at `position` is taken next, and whether it is
+    /// available.
+    pub(crate) fn base_at(&self, position: u64) -> (u32, bool) {
+        let back = self.taken.saturating_sub(position);
+        let avail = self.next_avail.before(back, self.size);
+        let base = u32::from(avail.pack()) | u32::from(self.next_used.pack()) << 16;
+        (base, self.is_available(avail))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every place of a ring of `size`, one after the other from the first.
+    fn rounds(size: u16) -> impl Iterator<Item = Place> {
+        [true, false]
+            .into_iter()
+            .flat_map(move |wrap| (0..size).map(move |slot| Place { slot, wrap }))
+    }
+
+    #[test]
+    fn places_go_on_and_back_by_the_same_steps() {
+        for size in [1, 2, 3, 5, 8] {
+            for place in rounds(size) {
+                for count in 0..=size {
+                    let later = place.after(count, size);
+                    assert!(later.slot < size, "{place:?} {count} of {size}");
+                    assert_eq!(later.before(count.into(), size), place);
+                    // A round and back again changes nothing but the round.
+                    assert_eq!(
+                        later.before(u64::from(count) + 2 * u64::from(size), size),
+                        place
+                    );
+                }
+                assert_eq!(Place::unpack(place.pack()), place);
+            }
+        }
+        let last = Place {
+            slot: MAX_QUEUE_SIZE - 1,
+            wrap: true,
+        };
+        let first = Place {
+            slot: 0,
+            wrap: false,
+        };
+        assert_eq!(last.after(1, MAX_QUEUE_SIZE), first);
+        assert_eq!(first.before(1, MAX_QUEUE_SIZE), last);
+        assert_eq!(last.after(MAX_QUEUE_SIZE, MAX_QUEUE_SIZE).slot, last.slot);
+    }
+}

@@ -1,0 +1,321 @@
+//! What both kinds of ring have in common, and the choice between them.
+
+use std::collections::BTreeMap;
+
+use crate::chain::{Chain, ChainError};
+use crate::memory::GuestMemory;
+use crate::packed::{self, PackedRing};
+use crate::split::{self, SplitRing};
+
+/// The largest ring (VIRTIO 1.4 §2.7, §2.8.10.1).
+pub const MAX_QUEUE_SIZE: u16 = 32768;
+
+/// Where the three areas of a ring are, as guest physical addresses (VIRTIO 1.4 §2.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The descriptor table, or the packed descriptor ring ("descriptor area").
+    pub descriptor: u64,
+    /// The available ring, or the driver's event suppression ("driver area").
+    pub available: u64,
+    /// The used ring, or the device's event suppression ("device area").
+    pub used: u64,
+}
+
+/// What a queue is made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The number of descriptors; a power of two for a split ring.
+    pub size: u16,
+    /// Where the ring is.
+    pub addresses: Addresses,
+    /// Where to begin, as vhost-user's `SET_VRING_BASE` has it. A split ring: the available
+    /// index. A packed ring: the next available descriptor in bits 0 to 14, its wrap counter in
+    /// bit 15, and the same of the next used descriptor in bits 16 to 31.
+    pub base: u32,
+    /// `VIRTIO_F_RING_PACKED` was negotiated.
+    pub packed: bool,
+    /// `VIRTIO_F_EVENT_IDX` was negotiated.
+    pub event_idx: bool,
+    /// `VIRTIO_F_INDIRECT_DESC` was negotiated.
+    pub indirect: bool,
+    /// `VIRTIO_F_IN_ORDER` was negotiated.
+    pub in_order: bool,
+}
+
+impl Config {
+    /// The base of a ring that has not run: both wrap counters of a packed ring begin with 1.
+    pub const fn first_base(packed: bool) -> u32 {
+        if packed { 0x8000_8000 } else { 0 }
+    }
+}
+
+/// What is wrong with a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RingError {
+    /// The size is 0, more than [`MAX_QUEUE_SIZE`], or, for a split ring, not a power of two.
+    #[error(
+        "queue size {0} is not from 1 to {MAX_QUEUE_SIZE}, or not a power of two for a split ring"
+    )]
+    Size(u32),
+    /// The base names no place in the ring.
+    #[error("base {base:#x} is no place in a ring of {size}")]
+    Base {
+        /// The base.
+        base: u32,
+        /// The queue size.
+        size: u16,
+    },
+    /// An area is not in guest memory, or passes the end of a region.
+    #[error("{area} at {addr:#x} is not in one region of guest memory")]
+    Address {
+        /// Which area.
+        area: &'static str,
+        /// Its guest physical address.
+        addr: u64,
+    },
+    /// An area is not aligned (VIRTIO 1.4 §2.7, §2.8.10.1).
+    #[error("{area} at {addr:#x} is not aligned to {align}")]
+    Alignment {
+        /// Which area.
+        area: &'static str,
+        /// Its guest physical address.
+        addr: u64,
+        /// The alignment that it must have.
+        align: u64,
+    },
+    /// The driver moved the available index further than the ring is long.
+    #[error("available index {index} is more than {size} ahead of {next}")]
+    Index {
+        /// The driver's index.
+        index: u16,
+        /// The index of the next entry to use.
+        next: u16,
+        /// The queue size.
+        size: u16,
+    },
+}
+
+/// What a chain is to its ring.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticket {
+    /// What the driver knows it by: the head of a split ring's chain, the buffer id of a packed
+    /// one's.
+    pub(crate) id: u16,
+    /// How many entries it takes up in the order in which the driver makes them available: 1, or
+    /// in a packed ring the descriptors of the chain.
+    pub(crate) entries: u16,
+    /// How many entries were made available before it, counted from some place.
+    pub(crate) position: u64,
+}
+
+impl Ticket {
+    /// The position of what comes next.
+    pub(crate) fn end(&self) -> u64 {
+        self.position + u64::from(self.entries)
+    }
+}
+
+#[derive(Debug)]
+enum Kind {
+    Split(SplitRing),
+    Packed(PackedRing),
+}
+
+/// Passes a call on to whichever ring it is.
+macro_rules! either {
+    ($ring:expr, $inner:ident => $call:expr) => {
+        match $ring {
+            Kind::Split($inner) => $call,
+            Kind::Packed($inner) => $call,
+        }
+    };
+}
+
+impl Kind {
+    fn new(memory: &GuestMemory, config: &Config) -> Result<Self, RingError> {
+        Ok(if config.packed {
+            Self::Packed(PackedRing::new(memory, config)?)
+        } else {
+            Self::Split(SplitRing::new(memory, config)?)
+        })
+    }
+}
+
+/// The device's side of one ring, split or packed.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    kind: Kind,
+    config: Config,
+    order: Option<Order>,
+}
+
+/// Answers that must wait for those before them (`VIRTIO_F_IN_ORDER`).
+#[derive(Debug)]
+struct Order {
+    /// The position of the next answer to give.
+    next: u64,
+    /// Answers that came early, by position.
+    early: BTreeMap<u64, Answer>,
+}
+
+/// A chain that is done: with a used length, or nothing that the driver can be told.
+#[derive(Clone, Copy, Debug)]
+struct Answer {
+    ticket: Ticket,
+    len: Option<u32>,
+}
+
+impl Ring {
+    pub(crate) fn new(memory: &GuestMemory, config: &Config) -> Result<Self, RingError> {
+        let kind = Kind::new(memory, config)?;
+        let next = either!(&kind, ring => ring.taken());
+        Ok(Self {
+            kind,
+            config: *config,
+            order: config.in_order.then(|| Order {
+                next,
+                early: BTreeMap::new(),
+            }),
+        })
+    }
+
+    /// Whether a ring could be made from `config`. Touches nothing.
+    pub(crate) fn check(memory: &GuestMemory, config: &Config) -> Result<(), RingError> {
+        if config.packed {
+            packed::check(memory, config)
+        } else {
+            split::check(memory, config)
+        }
+    }
+
+    /// Binds the ring to other memory or addresses, and goes on where it is.
+    pub(crate) fn rebind(
+        &mut self,
+        memory: &GuestMemory,
+        addresses: &Addresses,
+    ) -> Result<(), RingError> {
+        let config = Config {
+            addresses: *addresses,
+            ..self.config
+        };
+        match &mut self.kind {
+            Kind::Split(ring) => *ring = ring.moved_to(SplitRing::new(memory, &config)?),
+            Kind::Packed(ring) => *ring = ring.moved_to(PackedRing::new(memory, &config)?),
+        }
+        self.config = config;
+        Ok(())
+    }
+
+    #[inline]
+    pub(crate) fn size(&self) -> u16 {
+        self.config.size
+    }
+
+    /// How many entries were taken, counted from where positions are counted from.
+    pub(crate) fn taken(&self) -> u64 {
+        either!(&self.kind, ring => ring.taken())
+    }
+
+    /// Looks for new chains. Whether [`Ring::take`] will give any.
+    #[inline]
+    pub(crate) fn look(&mut self) -> Result<bool, RingError> {
+        match &mut self.kind {
+            Kind::Split(ring) => ring.look(),
+            Kind::Packed(ring) => Ok(ring.look()),
+        }
+    }
+
+    /// The next chain, collected in `chain`, or what is wrong with it: then it is answered.
+    #[inline]
+    pub(crate) fn take(
+        &mut self,
+        chain: &mut Chain,
+        memory: &GuestMemory,
+    ) -> Option<Result<Ticket, ChainError>> {
+        let indirect = self.config.indirect;
+        let (ticket, walked) = either!(&mut self.kind, ring => ring.take(chain, memory, indirect))?;
+        if let Err(error) = walked {
+            // A descriptor that does not exist cannot be returned.
+            let len = (!matches!(error, ChainError::Head { .. })).then_some(0);
+            self.finish(Answer { ticket, len });
+            return Some(Err(error));
+        }
+        Some(Ok(ticket))
+    }
+
+    /// Returns a chain to the driver, which sees it with the next [`Ring::publish`].
+    #[inline]
+    pub(crate) fn push_used(&mut self, ticket: Ticket, len: u32) {
+        self.finish(Answer {
+            ticket,
+            len: Some(len),
+        });
+    }
+
+    #[inline]
+    fn finish(&mut self, answer: Answer) {
+        if self.order.is_some() {
+            self.finish_in_order(answer);
+        } else {
+            self.give(answer);
+        }
+    }
+
+    /// Gives an answer when all before it are given, and those that waited for it (C-11).
+    fn finish_in_order(&mut self, answer: Answer) {
+        let mut now = Some(answer);
+        while let (Some(order), Some(answer)) = (&mut self.order, now) {
+            if answer.ticket.position != order.next {
+                order.early.insert(answer.ticket.position, answer);
+                return;
+            }
+            order.next = answer.ticket.end();
+            now = order.early.remove(&order.next);
+            self.give(answer);
+        }
+    }
+
+    #[inline]
+    fn give(&mut self, Answer { ticket, len }: Answer) {
+        match (&mut self.kind, len) {
+            (Kind::Split(ring), Some(len)) => ring.push_used(ticket.id, len),
+            (Kind::Packed(ring), Some(len)) => ring.push_used(ticket, len),
+            (_, None) => {}
+        }
+    }
+
+    /// Whether as many answers wait for others as the ring is long. A driver that breaks the
+    /// rules could else make it any number.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        let size = usize::from(self.config.size);
+        self.order
+            .as_ref()
+            .is_some_and(|order| order.early.len() >= size)
+    }
+
+    /// Shows the driver all answers. True when it wants to be called.
+    #[inline]
+    pub(crate) fn publish(&mut self) -> bool {
+        either!(&mut self.kind, ring => ring.publish())
+    }
+
+    /// Asks the driver for a kick with its next chain. True when there is one already: the device
+    /// must look again instead of going to sleep.
+    #[inline]
+    pub(crate) fn arm(&mut self) -> bool {
+        either!(&mut self.kind, ring => ring.arm())
+    }
+
+    /// Tells the driver that kicks are not needed until [`Ring::arm`].
+    #[inline]
+    pub(crate) fn disarm(&mut self) {
+        either!(&mut self.kind, ring => ring.disarm());
+    }
+
+    /// The base from which the chain at `position` is taken next, when all before it are
+    /// answered, and whether the driver made anything available from there on.
+    pub(crate) fn base_at(&self, position: u64) -> (u32, bool) {
+        either!(&self.kind, ring => ring.base_at(position))
+    }
+}
