@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vhost_device_backend::{Description, Device, QueueIndex, Queues, Refused, Resume, Timer};
 use vhost_device_queue::{Kept, Reader, Request, Writer};
@@ -44,6 +44,10 @@ const MAX_STORED: usize = 2 << 20;
 /// How many groups are done before the session's other business has its turn. When one has failed
 /// as it does on a bus that is stuck, none: the next may cost a timeout as well.
 const MAX_DONE: usize = 16;
+
+/// How long groups are done before that, when they take long without failing. One that was begun
+/// is ended.
+const TURN: Duration = Duration::from_millis(10);
 
 /// How many requests are kept before groups are done though more are available.
 const ENOUGH: usize = 64;
@@ -301,19 +305,28 @@ impl Adapter {
         if goes_on {
             return;
         }
-        self.groups.extend(self.open.take());
+        self.close_group();
         if self.kept >= ENOUGH && !self.hurry {
             self.hurry = true;
             self.timer.arm(Duration::ZERO);
         }
     }
 
+    /// The open group is whole. One whose requests were all dropped is nothing to do, and must not
+    /// wait: no bound on what waits would count it.
+    fn close_group(&mut self) {
+        let group = self.open.take();
+        self.groups
+            .extend(group.filter(|group| !group.members.is_empty()));
+    }
+
     /// Does the groups that are whole, in order, and sees to the one that is not.
     fn flush(&mut self, queues: &mut impl Resume) {
         self.slow = false;
         self.hurry = false;
+        let start = Instant::now();
         for _ in 0..MAX_DONE {
-            if self.slow {
+            if self.slow || start.elapsed() >= TURN {
                 break;
             }
             let Some(group) = self.groups.pop_front() else {
@@ -336,7 +349,7 @@ impl Adapter {
     fn wake(&mut self, queues: &mut impl Resume) {
         if self.grace {
             self.grace = false;
-            self.groups.extend(self.open.take());
+            self.close_group();
         }
         self.flush(queues);
     }

@@ -56,6 +56,15 @@ impl Functionality {
     /// All of the above from [`Self::QUICK`] on.
     pub const ALL_SMBUS: u32 = 0x0fff_0000;
 
+    /// What of it is used: to an adapter without plain messages, 10-bit addresses cannot be told
+    /// from 7-bit ones here, whatever it says.
+    pub fn usable(self) -> Self {
+        if self.has(Self::I2C) {
+            return self;
+        }
+        Self(self.0 & !Self::TEN_BIT_ADDRESSES)
+    }
+
     /// Whether it can do all of this.
     pub fn has(self, functions: u32) -> bool {
         self.0 & functions == functions
@@ -168,4 +177,17 @@ pub trait Bus: Debug + Send + Sync {
     /// # Errors
     /// How far it came.
     fn transfer(&self, messages: &mut [Message<'_>]) -> Result<(), Failure>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i10_an_smbus_adapter_has_no_ten_bit_addresses() {
+        let says = Functionality(Functionality::ALL_SMBUS | Functionality::TEN_BIT_ADDRESSES);
+        assert_eq!(says.usable().0, Functionality::ALL_SMBUS);
+        let plain = Functionality(says.0 | Functionality::I2C);
+        assert_eq!(plain.usable().0, plain.0);
+    }
 }

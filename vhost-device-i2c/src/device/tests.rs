@@ -810,3 +810,20 @@ fn test_requests_of_a_ring_that_is_gone_are_passed_over() {
     assert!(bench.device.is_idle());
     assert!(bench.used().is_empty());
 }
+
+#[test]
+fn groups_of_which_nothing_is_left_are_not_kept() {
+    let mut bench = Bench::new();
+    let more = bench.header(EEPROM, FAIL_NEXT);
+    let end = bench.header(EEPROM, 0);
+    for _ in 0..10 {
+        for _ in 0..64 {
+            // Without room for a status, so each is dropped.
+            bench.send(&[more], 0, 0);
+            bench.send(&[end], 0, 0);
+        }
+        bench.run_without_end();
+        assert_eq!(bench.used(), [0; 128]);
+        assert!(bench.device.is_idle());
+    }
+}

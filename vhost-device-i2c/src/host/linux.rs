@@ -328,7 +328,7 @@ fn functionality(fd: RawFd) -> io::Result<Functionality> {
         return Err(io::Error::last_os_error());
     }
     // The kernel's bits are a u32.
-    Ok(Functionality(functions as u32))
+    Ok(Functionality(functions as u32).usable())
 }
 
 /// The argument of `I2C_TIMEOUT`: in units of 10 ms, rounded up. The longest that the kernel takes
