@@ -4,10 +4,11 @@
 //! A vring is *started* by a kick and *enabled* by a message; its queue runs while it is both.
 
 use std::fs::File;
+use std::io::IoSliceMut;
 use std::os::fd::AsFd;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use vhost_device_queue::{Addresses, Config, MAX_QUEUE_SIZE, Queue};
 
 use crate::table::Table;
@@ -219,12 +220,21 @@ impl Vring {
         }
     }
 
-    /// Takes the kicks that have come, and whether there were any.
+    /// Takes the kicks that have come, and whether there were any. `O_NONBLOCK` would not do: it
+    /// is the front-end's as well, which may clear it.
     pub(crate) fn take_kicks(&self) -> bool {
         let Kick::Fd(fd) = &self.kick else {
             return false;
         };
-        rustix::io::read(fd, &mut [0; 8]).is_ok_and(|count| count > 0)
+        let mut counter = [0; 8];
+        let mut buffers = [IoSliceMut::new(&mut counter)];
+        // An offset of -1 is a plain read.
+        let taken = match preadv2(fd, &mut buffers, u64::MAX, ReadWriteFlags::NOWAIT) {
+            // Before Linux 5.13 an eventfd does not know it.
+            Err(Errno::OPNOTSUPP) => rustix::io::read(fd, &mut counter),
+            taken => taken,
+        };
+        taken.is_ok_and(|count| count > 0)
     }
 
     /// Kicks on the driver's behalf, for whoever resumes the ring.

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use vhost_device_backend::{End, Error};
 use vhost_device_driver::codec::{MAX_FDS, Message, header};
 use vhost_device_driver::guest::ALL_STEPS;
@@ -515,4 +516,18 @@ fn v6_misaligned_addresses_in_a_malformed_message_close_the_connection() {
             .unwrap();
         session.broken();
     }
+}
+
+#[test]
+fn a_kick_that_the_front_end_makes_blocking_does_not_block_the_session() {
+    let (guest, session) = running();
+    guest.kick_and_settle(0);
+    let kick = guest.queues[0].kick.as_fd();
+    guest.queues[0].kick.take();
+    let flags = fcntl_getfl(kick).unwrap();
+    fcntl_setfl(kick, flags - OFlags::NONBLOCK).unwrap();
+    // Stopping the ring empties the kick.
+    let base = guest.stop(0).unwrap();
+    assert_eq!(base, 0);
+    session.stop();
 }
