@@ -10,9 +10,12 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
-use vhost_device_backend::{Description, Device, QueueIndex, Queues, RateLimit, Refused, Resume};
+use vhost_device_backend::{
+    Description, Device, QueueIndex, Queues, RateLimit, Refused, Resume, Timer,
+};
 use vhost_device_queue::{Kept, Request, Short, Writer};
 use zerocopy::IntoBytes;
 
@@ -25,6 +28,13 @@ mod wire;
 
 /// How many edges are taken before the session's other business has its turn.
 const MAX_EDGES: usize = 64;
+
+/// How many requests that were put aside are answered before that, and for how long.
+const MAX_DONE: usize = 16;
+const TURN: Duration = Duration::from_millis(10);
+
+/// The position of the host's edges in the list of event sources; the other one is the timer.
+const HOST_EVENTS: usize = 0;
 
 /// The GPIO device of one connection.
 #[derive(Debug)]
@@ -39,8 +49,8 @@ pub struct Gpio<L: Lines> {
     interrupts: bool,
     /// Requests for the end of the batch, in order.
     deferred: VecDeque<Deferred>,
-    /// How many event buffers were taken.
-    events_taken: u64,
+    /// Runs while some of them are left over from a turn.
+    timer: Timer,
     /// Event buffers that go back as soon as there are queues to give them back through.
     returned: Vec<Returned>,
     logs: Logs,
@@ -90,10 +100,13 @@ enum Failure {
 
 impl<L: Lines> Gpio<L> {
     /// A device that gives the lines of `host` to `guest`.
-    pub fn new(guest: String, host: L, logs: Logs) -> Self {
+    ///
+    /// # Errors
+    /// When the system has no descriptors left.
+    pub fn new(guest: String, host: L, logs: Logs) -> io::Result<Self> {
         let count = host.count();
         let names = wire::names(&host);
-        Self {
+        Ok(Self {
             guest,
             config: wire::Config::new(count, &names),
             lines: (0..count).map(|_| Line::default()).collect(),
@@ -101,10 +114,10 @@ impl<L: Lines> Gpio<L> {
             host,
             interrupts: false,
             deferred: VecDeque::new(),
-            events_taken: 0,
+            timer: Timer::new()?,
             returned: Vec::new(),
             logs,
-        }
+        })
     }
 
     /// Answers a request of the request queue, or puts it aside for the end of the batch.
@@ -143,9 +156,17 @@ impl<L: Lines> Gpio<L> {
     }
 
     /// Answers what was put aside, now that buffers can go back. Each goes before the answer to
-    /// the request that it goes back for.
+    /// the request that it goes back for. What takes longer than a turn may is left for the next:
+    /// a chip may be slow, and there may be as many requests as the queue is long.
     fn finish_batch(&mut self, queues: &mut impl Resume) {
-        while let Some(Deferred { kept, command }) = self.deferred.pop_front() {
+        let start = Instant::now();
+        for _ in 0..MAX_DONE {
+            if start.elapsed() >= TURN {
+                break;
+            }
+            let Some(Deferred { kept, command }) = self.deferred.pop_front() else {
+                break;
+            };
             let answer = self.answer(command);
             self.return_buffers(queues);
             if let Some(request) = queues.resume(kept) {
@@ -153,6 +174,19 @@ impl<L: Lines> Gpio<L> {
             }
         }
         self.return_buffers(queues);
+        if !self.deferred.is_empty() {
+            self.timer.arm(Duration::ZERO);
+        }
+    }
+
+    /// An event source is readable.
+    fn attend(&mut self, source: usize, queues: &mut impl Resume) {
+        if source == HOST_EVENTS {
+            self.take_edges();
+            self.return_buffers(queues);
+        } else if self.timer.take() {
+            self.finish_batch(queues);
+        }
     }
 
     fn return_buffers(&mut self, queues: &mut impl Resume) {
@@ -287,8 +321,6 @@ impl<L: Lines> Gpio<L> {
 
     /// Takes a buffer of the event queue: it unmasks its line.
     fn take_buffer(&mut self, mut request: Request<'_>) {
-        let order = self.events_taken;
-        self.events_taken += 1;
         if request.writable_len() == 0 {
             self.logs.no_room.warn(format_args!(
                 "{}: an event buffer without room for a status goes back empty",
@@ -299,7 +331,7 @@ impl<L: Lines> Gpio<L> {
         let number = request.reader().read_obj::<EventRequest>();
         let number = number.map(|event| event.line.get()).ok();
         match number.and_then(|number| self.unmask(number)) {
-            Some(line) => line.hold(request.keep(), order),
+            Some(line) => line.hold(request.keep()),
             None => {
                 let status = number.map_or(IrqStatus::Invalid, |number| self.status(number));
                 return_buffer(request, status);
@@ -375,17 +407,8 @@ impl<L: Lines> Gpio<L> {
     /// again by whoever resumes, and would go back with length 0, which Linux's driver does not
     /// expect: the line would have no interrupts any more. One that is INVALID it sends again.
     fn return_what_cannot_be_resumed(&mut self, queues: &mut impl Resume) {
-        let mut held: Vec<_> = self
-            .lines
-            .iter_mut()
-            .filter(|l| l.holds_a_buffer())
-            .collect();
-        held.sort_by_key(|line| std::cmp::Reverse(line.order()));
-        let mut next = self.events_taken;
-        for line in held {
-            if line.order() + 1 == next {
-                next = line.order();
-            } else {
+        for line in &mut self.lines {
+            if line.buffer().is_some_and(|kept| !queues.would_rewind(kept)) {
                 self.returned.extend(line.take_buffer(IrqStatus::Invalid));
             }
         }
@@ -395,6 +418,7 @@ impl<L: Lines> Gpio<L> {
     /// Forgets all lines; the host has them back as they were at first.
     fn forget(&mut self) {
         self.deferred.clear();
+        self.timer.disarm();
         self.returned.clear();
         for (number, line) in (0..).zip(&mut self.lines) {
             let used = line.is_used();
@@ -479,12 +503,11 @@ impl<L: Lines> Device for Gpio<L> {
     }
 
     fn event_sources(&self) -> Vec<BorrowedFd<'_>> {
-        vec![self.host.events()]
+        vec![self.host.events(), self.timer.as_fd()]
     }
 
-    fn on_event(&mut self, _source: usize, queues: &mut Queues<'_>) {
-        self.take_edges();
-        self.return_buffers(queues);
+    fn on_event(&mut self, source: usize, queues: &mut Queues<'_>) {
+        self.attend(source, queues);
     }
 
     fn queue_stopping(&mut self, queue: QueueIndex, queues: &mut Queues<'_>) {

@@ -64,6 +64,6 @@ impl Backend for GpioDaemon {
             Share::Sim(board, control) => Box::new(Sim::new(&name, board, control.clone())?),
             Share::Host(lines) => Box::new(Linux::new(Arc::clone(lines), guest)?),
         };
-        Ok(Gpio::new(name, host, logs.clone()))
+        Gpio::new(name, host, logs.clone())
     }
 }

@@ -35,6 +35,9 @@ pub trait Resume {
     /// Takes up a request that was kept. `None` when its queue has been stopped since, or its
     /// memory was taken away: there is nobody to answer.
     fn resume(&mut self, kept: Kept) -> Option<Request<'_>>;
+
+    /// Whether a request that was kept is seen again when its queue resumes, if that stops now.
+    fn would_rewind(&self, kept: &Kept) -> bool;
 }
 
 /// A VirtIO device: gets requests, answers them.

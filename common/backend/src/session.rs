@@ -143,6 +143,11 @@ impl Resume for Queues<'_> {
             .find(|queue| queue.owns(&kept))?;
         queue.resume(self.memory, kept)
     }
+
+    fn would_rewind(&self, kept: &Kept) -> bool {
+        let mut queues = self.vrings.iter().filter_map(|vring| vring.queue.as_ref());
+        queues.any(|queue| queue.would_rewind(kept))
+    }
 }
 
 /// What an event on the epoll means.

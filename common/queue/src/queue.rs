@@ -124,6 +124,13 @@ impl Queue {
         self.register.owns(kept)
     }
 
+    /// Whether a request that the device kept would be taken again by whoever resumes the queue, if
+    /// it stopped now: all that came behind it are kept as well. Else [`Queue::stop`] returns it
+    /// with length 0.
+    pub fn would_rewind(&self, kept: &Kept) -> bool {
+        self.register.would_rewind(kept, self.ring.taken())
+    }
+
     /// Takes up a request that the device kept. `None` when it is not of this queue, or of an
     /// earlier run of it, or its memory has been taken away: then it went back with length 0.
     pub fn resume<'a>(&'a mut self, memory: &'a GuestMemory, kept: Kept) -> Option<Request<'a>> {

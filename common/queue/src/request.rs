@@ -223,6 +223,18 @@ impl Register {
         Some((ticket, sound))
     }
 
+    /// Whether `kept` and all that came behind it, up to `taken`, are kept still: then it is taken
+    /// again by whoever resumes the ring.
+    pub(crate) fn would_rewind(&self, kept: &Kept, taken: u64) -> bool {
+        let mut next = kept.position;
+        let behind = self.kept.range(next..);
+        self.owns(kept)
+            && behind.into_iter().all(|(&position, entry)| {
+                position == std::mem::replace(&mut next, entry.ticket.end())
+            })
+            && next == taken
+    }
+
     /// Gives `back` the ticket of each request that a device dropped.
     pub(crate) fn collect_dropped(&mut self, mut back: impl FnMut(Ticket)) {
         let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);

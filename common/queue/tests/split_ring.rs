@@ -800,3 +800,34 @@ fn next_flag_on_the_last_descriptor_is_followed() {
     rig.serve(|request| room = request.writable_len());
     assert_eq!(room, 2, "a chain as long as the ring is no loop");
 }
+
+#[test]
+fn only_what_is_kept_up_to_the_newest_would_rewind() {
+    let mut rig = Rig::new(Setup::default());
+    let mut kept = Vec::new();
+    let keep = |rig: &mut Rig, kept: &mut Vec<_>| {
+        let answer = rig.writable(1);
+        rig.ring.add(&[answer]).expect("room");
+        rig.ring.publish();
+        rig.serve(|request| kept.push(request.keep()));
+    };
+    let would = |rig: &Rig, kept: &[_]| -> Vec<bool> {
+        kept.iter()
+            .map(|kept| rig.queue.would_rewind(kept))
+            .collect()
+    };
+    keep(&mut rig, &mut kept);
+    keep(&mut rig, &mut kept);
+    assert_eq!(would(&rig, &kept), [true, true]);
+    // A bad chain is answered, and takes an entry as well.
+    let nowhere = Buffer::writable(SEAM * 4, 1);
+    rig.ring.add(&[nowhere]).expect("room");
+    rig.ring.publish();
+    let (bad, _) = rig.serve(|_| panic!("it is nowhere"));
+    assert_eq!(bad.len(), 1);
+    assert_eq!(would(&rig, &kept), [false, false]);
+    keep(&mut rig, &mut kept);
+    assert_eq!(would(&rig, &kept), [false, false, true]);
+    let other = Rig::new(Setup::default());
+    assert_eq!(would(&other, &kept), [false; 3], "of another queue");
+}

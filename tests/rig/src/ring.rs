@@ -38,6 +38,10 @@ impl Resume for Back<'_> {
         let queue = self.queues.iter_mut().find(|queue| queue.owns(&kept))?;
         queue.resume(self.memory, kept)
     }
+
+    fn would_rewind(&self, kept: &Kept) -> bool {
+        self.queues.iter().any(|queue| queue.would_rewind(kept))
+    }
 }
 
 impl Rig {

@@ -17,8 +17,6 @@ pub(super) struct Line {
     /// An edge came while the interrupt was masked.
     latched: bool,
     buffer: Option<Kept>,
-    /// How many event buffers were taken before the one that is held.
-    order: u64,
 }
 
 /// An event buffer on its way back.
@@ -92,14 +90,13 @@ impl Line {
         self.buffer.is_some()
     }
 
-    pub(super) fn hold(&mut self, buffer: Kept, order: u64) {
+    pub(super) fn hold(&mut self, buffer: Kept) {
         self.buffer = Some(buffer);
-        self.order = order;
     }
 
-    /// How many event buffers were taken before the one that is held.
-    pub(super) fn order(&self) -> u64 {
-        self.order
+    /// The buffer that is held.
+    pub(super) fn buffer(&self) -> Option<&Kept> {
+        self.buffer.as_ref()
     }
 
     /// Masks the interrupt: its buffer goes back with `status`.

@@ -89,7 +89,7 @@ impl Bench {
 
     fn with_board(board: &Board) -> Self {
         let world = Sim::new("the test", board, None).unwrap();
-        let device = Gpio::new("guest 0".to_owned(), world.clone(), Logs::default());
+        let device = Gpio::new("guest 0".to_owned(), world.clone(), Logs::default()).unwrap();
         Self {
             rig: Rig::new(2, RING_SIZE, ROOM),
             world,
@@ -138,6 +138,15 @@ impl Bench {
             self.rig
                 .serve(index, |request| self.device.handle(number, request));
             self.with_queues(|device, back| device.finish_batch(back));
+            self.finish_deferred();
+        }
+    }
+
+    /// Does what was too much for one turn.
+    fn finish_deferred(&mut self) {
+        while !self.device.deferred.is_empty() {
+            assert!(self.device.timer.is_running() || self.is_woken());
+            self.with_queues(|device, back| device.finish_batch(back));
         }
     }
 
@@ -145,8 +154,8 @@ impl Bench {
     fn wake(&mut self) {
         while self.is_woken() {
             self.with_queues(|device, back| {
-                device.take_edges();
-                device.return_buffers(back);
+                device.attend(HOST_EVENTS, back);
+                device.attend(HOST_EVENTS + 1, back);
             });
         }
     }
@@ -885,5 +894,34 @@ proptest! {
         for line in 0..COUNT {
             prop_assert!(!bench.world.is_watched(line));
         }
+    }
+}
+
+#[test]
+fn what_was_put_aside_is_answered_turn_by_turn_and_in_order() {
+    let mut bench = Bench::new();
+    bench.send(SET_DIRECTION, 1, IN);
+    bench.send(SET_IRQ_TYPE, 1, RISING);
+    bench.run();
+    bench.send_buffer(1);
+    bench.run();
+    // It returns the buffer, so it waits for the end of the batch, and all behind it with it.
+    let mut sent = vec![bench.send(SET_IRQ_TYPE, 1, 0)];
+    for _ in 0..29 {
+        sent.push(bench.send(GET_VALUE, 2, 0));
+    }
+    let serve = |bench: &mut Bench| {
+        bench
+            .rig
+            .serve(0, |request| bench.device.handle(REQUEST_QUEUE, request));
+    };
+    serve(&mut bench);
+    assert_eq!(bench.device.deferred.len(), 30);
+    bench.with_queues(|device, back| device.finish_batch(back));
+    let left = bench.device.deferred.len();
+    assert!(left >= 30 - MAX_DONE, "{left} are left for the next turn");
+    bench.finish_deferred();
+    for sent in sent {
+        assert!(bench.answer(sent).is_some());
     }
 }
