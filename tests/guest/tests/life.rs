@@ -82,10 +82,11 @@ struct Life {
 
 impl Life {
     fn begin() -> Result<Self> {
-        Self::begin_with(Guest::new().resets())
+        Self::begin_with(Guest::new().resets(), "")
     }
 
-    fn begin_with(guest: Guest) -> Result<Self> {
+    /// With more `options` for each device of QEMU's.
+    fn begin_with(guest: Guest, options: &str) -> Result<Self> {
         let mut daemons = Vec::new();
         for device in DEVICES {
             let daemon = Daemon::new(device.program).args(device.args).start()?;
@@ -94,7 +95,7 @@ impl Life {
         }
         let guest = daemons.iter().fold(guest, |guest, started| {
             let (device, daemon, _) = started;
-            guest.device(device.model, daemon.socket(0))
+            guest.device(&format!("{}{options}", device.model), daemon.socket(0))
         });
         let mut guest = guest.boot()?;
         let mut served = Vec::new();
@@ -249,7 +250,20 @@ fn has_worked(device: &Device, guest: &mut RunningGuest) -> Result<()> {
 
 #[test]
 fn v2_a_working_guest_is_stopped_and_continued() -> Result<()> {
-    let mut life = Life::begin()?;
+    stop_and_continue(Life::begin()?)
+}
+
+#[test]
+fn v2_a_working_guest_with_packed_rings_is_stopped_and_continued() -> Result<()> {
+    /// A string of a 0 or a 1 for each feature, of which `VIRTIO_F_RING_PACKED` is the 35th.
+    const PACKED: &str = "for driver in virtio_rng i2c_virtio gpio_virtio; do \
+        cut -c 35 /sys/bus/virtio/drivers/$driver/virtio*/features; done | tr -d '\\n'";
+    let mut life = Life::begin_with(Guest::new().resets(), ",packed=on")?;
+    assert_eq!(life.guest.run(PACKED)?.text(), "111");
+    stop_and_continue(life)
+}
+
+fn stop_and_continue(mut life: Life) -> Result<()> {
     for served in &life.served {
         work_on(served.device, &mut life.guest)?;
     }
@@ -295,7 +309,7 @@ fn v7_qemu_quits_and_another_comes() -> Result<()> {
 /// anew: QEMU 10.0 connects again by itself, but then ends (`vhost_dev_start: Assertion`) when the
 /// device is still there.
 fn restart(end: impl Fn(&mut RunningDaemon) -> Result<()>) -> Result<()> {
-    let mut life = Life::begin_with(Guest::new().resets().reconnects())?;
+    let mut life = Life::begin_with(Guest::new().resets().reconnects(), "")?;
     for round in 0..2 {
         for served in life.served.iter().filter(|served| served.device.gives_up) {
             work_on(served.device, &mut life.guest)?;
