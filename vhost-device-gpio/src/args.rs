@@ -39,7 +39,7 @@ pub struct Args {
     #[arg(
         short = 'l',
         long = "device-list",
-        value_name = "LINES",
+        value_name = "[LINES@]CHIP[:NAMES][+…]",
         required = true
     )]
     pub device_list: Vec<Sets>,
@@ -146,6 +146,8 @@ impl FromStr for Sets {
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let sets = if let Some(board) = text.strip_prefix("sim:") {
             vec![Set::Sim(parse_board(board)?)]
+        } else if text == "sim" {
+            return invalid("a simulated chip needs a number of lines: sim:8".to_owned());
         } else if text.split([':', ',']).all(is_upstreams) {
             let sets = text.split([':', ',']).map(parse_upstreams);
             sets.collect::<Result<_, _>>()?
@@ -533,6 +535,7 @@ mod tests {
     #[test]
     fn test_parse_invalid_simulated_chips_are_refused() {
         for (wrong, why) in [
+            ("sim", "sim:8"),
             ("sim:0", "1 to 512"),
             ("s0", "1 to 512"),
             ("sim:513", "1 to 512"),

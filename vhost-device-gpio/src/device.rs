@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use vhost_device_backend::{
     Description, Device, QueueIndex, Queues, RateLimit, Refused, Resume, Timer,
 };
+use vhost_device_daemon::Chain;
 use vhost_device_queue::{Kept, Request, Short, Writer};
 use zerocopy::IntoBytes;
 
@@ -205,7 +206,7 @@ impl<L: Lines> Gpio<L> {
 
     fn answer(&mut self, command: Command) -> Answer {
         self.execute(command).unwrap_or_else(|failure| {
-            let failure = with_sources(&failure);
+            let failure = Chain(&failure);
             let line = format_args!("{}: a request fails: {failure}", self.guest);
             self.logs.failed.warn(line);
             Answer::Short(Response::ERR)
@@ -530,18 +531,6 @@ impl<L: Lines> Device for Gpio<L> {
         self.forget();
         self.interrupts = false;
     }
-}
-
-/// An error with its sources behind it, `a: b`.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

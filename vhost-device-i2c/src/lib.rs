@@ -70,8 +70,8 @@ pub enum StartError {
     },
     /// Neither one list nor one for each guest.
     #[error(
-        "--device-list is given {lists} times for {guests} guests: give it once for all guests, \
-         or once for each"
+        "--device-list is given {lists} times, and --socket-count is {guests}: give it once for \
+         all guests, or once for each"
     )]
     Lists {
         /// How many lists.

@@ -409,7 +409,7 @@ fn v9_what_cannot_be_had_ends_with_status_1() {
         ),
         (
             &["-l", "sim0", "-l", "sim1"],
-            "given 2 times for 1 guests: give it once for all",
+            "given 2 times, and --socket-count is 1: give it once for all",
         ),
         (
             &["-l", "sim", "--sim-control", "/dev/null"],

@@ -157,8 +157,9 @@ fn print_capabilities(identity: &Identity) -> ExitCode {
     }
 }
 
-/// An error with its sources behind it, `a: b: c`.
-pub(crate) struct Chain<'a>(pub(crate) &'a dyn std::error::Error);
+/// An error with its sources behind it, `a: b: c`, for a line of the log.
+#[derive(Debug)]
+pub struct Chain<'a>(pub &'a dyn std::error::Error);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
