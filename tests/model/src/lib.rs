@@ -204,8 +204,7 @@ impl<R: Ring> World<R> {
         let mut ring = R::create(&guest, layout, size, input.event_idx);
         let base = base::<R>(input.base, size);
         ring.start_at(base);
-        let memory = GuestMemory::new(guest.regions().iter().map(|r| map(r)).collect());
-        let memory = memory.expect("regions apart");
+        let memory = map(&guest);
         let config = Config {
             size,
             addresses: Addresses {
@@ -572,7 +571,16 @@ fn handle(mut request: Request<'_>, answer: Answer, asked: Option<&mut Asked>) -
     None
 }
 
-fn map(region: &Region) -> memory::Region {
+/// Maps the driver's memory a second time, as a back-end does.
+///
+/// # Panics
+/// When the system has no descriptors or memory left.
+pub fn map(memory: &vhost_device_driver::GuestMemory) -> GuestMemory {
+    let regions = memory.regions().iter().map(|region| map_region(region));
+    GuestMemory::new(regions.collect()).expect("no overlap")
+}
+
+fn map_region(region: &Region) -> memory::Region {
     let file = File::from(region.fd().try_clone_to_owned().expect("a descriptor"));
     let size = region.size() as usize;
     let mapping = memory::Mapping::new(&file, region.mmap_offset(), size).expect("a mapping");
