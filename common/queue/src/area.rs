@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 
-use crate::chain::DESCRIPTOR_SIZE;
+use crate::chain::{DESCRIPTOR_SIZE, Words};
 use crate::memory::{GuestMemory, Mapping, read_descriptor};
 use crate::ring::RingError;
 
@@ -76,7 +76,7 @@ impl Area {
 
     /// The descriptor in `slot` of an area that is a table of them, read once.
     #[inline]
-    pub(crate) fn descriptor(&self, slot: u16) -> [u8; DESCRIPTOR_SIZE] {
+    pub(crate) fn descriptor(&self, slot: u16) -> Words {
         let from = self.at(usize::from(slot) * DESCRIPTOR_SIZE);
         // SAFETY: a whole descriptor inside the area, which keeps it mapped.
         unsafe { read_descriptor(from) }

@@ -7,7 +7,6 @@
 use std::ptr::NonNull;
 
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::memory::GuestMemory;
 use crate::packed::PackedRing;
@@ -20,9 +19,14 @@ use crate::split::SplitRing;
 /// indirect table of 4 GiB, for each request. 1024 is what QEMU's devices allow.
 pub const MAX_CHAIN_DESCRIPTORS: usize = 1024;
 
-/// `struct virtq_desc`, in the guest's (little-endian) byte order.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
+/// A descriptor as it stands in guest memory: `addr`, and the fields behind it.
+pub(crate) type Words = [u64; 2];
+
+/// The size of a descriptor in guest memory, in bytes.
+pub(crate) const DESCRIPTOR_SIZE: usize = size_of::<Words>();
+
+/// `struct virtq_desc`.
+#[derive(Clone, Copy, Debug)]
 struct VirtqDesc {
     addr: u64,
     len: u32,
@@ -30,17 +34,16 @@ struct VirtqDesc {
     next: u16,
 }
 
-/// The size of a descriptor in guest memory, in bytes.
-pub(crate) const DESCRIPTOR_SIZE: usize = size_of::<VirtqDesc>();
-
 impl VirtqDesc {
-    fn from_guest(bytes: [u8; DESCRIPTOR_SIZE]) -> Self {
-        let raw: Self = zerocopy::transmute!(bytes);
+    #[inline]
+    fn from_guest([addr, rest]: Words) -> Self {
+        // Each cut is a field of the little-endian word.
+        let rest = u64::from_le(rest);
         Self {
-            addr: u64::from_le(raw.addr),
-            len: u32::from_le(raw.len),
-            flags: u16::from_le(raw.flags),
-            next: u16::from_le(raw.next),
+            addr: u64::from_le(addr),
+            len: rest as u32,
+            flags: (rest >> 32) as u16,
+            next: (rest >> 48) as u16,
         }
     }
 
@@ -57,9 +60,8 @@ impl VirtqDesc {
     }
 }
 
-/// `struct pvirtq_desc`, in the guest's (little-endian) byte order.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
+/// `struct pvirtq_desc`.
+#[derive(Clone, Copy, Debug)]
 struct PvirtqDesc {
     addr: u64,
     len: u32,
@@ -68,13 +70,15 @@ struct PvirtqDesc {
 }
 
 impl PvirtqDesc {
-    fn from_guest(bytes: [u8; DESCRIPTOR_SIZE]) -> Self {
-        let raw: Self = zerocopy::transmute!(bytes);
+    #[inline]
+    fn from_guest([addr, rest]: Words) -> Self {
+        // Each cut is a field of the little-endian word.
+        let rest = u64::from_le(rest);
         Self {
-            addr: u64::from_le(raw.addr),
-            len: u32::from_le(raw.len),
-            id: u16::from_le(raw.id),
-            flags: u16::from_le(raw.flags),
+            addr: u64::from_le(addr),
+            len: rest as u32,
+            id: (rest >> 32) as u16,
+            flags: (rest >> 48) as u16,
         }
     }
 
@@ -454,12 +458,7 @@ fn table_size(len: u32) -> Result<u32, ChainError> {
 }
 
 /// Descriptor `index` of the indirect table at `addr`, read once; `None` when it is not in memory.
-fn table_entry(
-    memory: &GuestMemory,
-    addr: u64,
-    index: u32,
-    hint: &mut usize,
-) -> Option<[u8; DESCRIPTOR_SIZE]> {
+fn table_entry(memory: &GuestMemory, addr: u64, index: u32, hint: &mut usize) -> Option<Words> {
     // Cannot overflow: below 2^36.
     let offset = u64::from(index) * DESCRIPTOR_SIZE as u64;
     memory.descriptor(addr.checked_add(offset)?, hint)

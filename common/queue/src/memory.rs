@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-use crate::chain::DESCRIPTOR_SIZE;
+use crate::chain::{DESCRIPTOR_SIZE, Words};
 
 /// A part of a file, mapped shared and writable. It does not keep the file open: with hundreds of
 /// regions a guest, descriptors would run out before memory does.
@@ -230,7 +230,7 @@ impl GuestMemory {
     /// The 16 bytes of a descriptor at `addr`, read once; `None` when they do not lie in one
     /// region.
     #[inline]
-    pub(crate) fn descriptor(&self, addr: u64, hint: &mut usize) -> Option<[u8; DESCRIPTOR_SIZE]> {
+    pub(crate) fn descriptor(&self, addr: u64, hint: &mut usize) -> Option<Words> {
         const LEN: u64 = DESCRIPTOR_SIZE as u64;
         let piece = self.piece(addr, LEN, hint)?;
         if piece.len != LEN {
@@ -248,20 +248,21 @@ impl GuestMemory {
     }
 }
 
-/// Reads the 16 bytes at `from` exactly once: what is checked is what is used.
+/// Reads the 16 bytes at `from` exactly once: what is checked is what is used. As two words, which
+/// stay in registers.
 ///
 /// # Safety
 /// `from` points to [`DESCRIPTOR_SIZE`] bytes of mapped memory.
 #[inline]
-pub(crate) unsafe fn read_descriptor(from: NonNull<u8>) -> [u8; DESCRIPTOR_SIZE] {
-    let words = from.cast::<[u64; 2]>();
+pub(crate) unsafe fn read_descriptor(from: NonNull<u8>) -> Words {
+    let words = from.cast::<u64>();
     if words.is_aligned() {
         // SAFETY: 16 mapped bytes, as the caller promises, and aligned. Volatile, as the guest
         // may write at any time.
-        zerocopy::transmute!(unsafe { words.read_volatile() })
+        unsafe { [words.read_volatile(), words.add(1).read_volatile()] }
     } else {
         // SAFETY: 16 mapped bytes, as the caller promises; bytes need no alignment.
-        unsafe { from.cast::<[u8; DESCRIPTOR_SIZE]>().read_volatile() }
+        zerocopy::transmute!(unsafe { from.cast::<[u8; DESCRIPTOR_SIZE]>().read_volatile() })
     }
 }
 

@@ -20,7 +20,7 @@ use virtio_bindings::virtio_ring::{
 };
 
 use crate::area::Area;
-use crate::chain::{Chain, ChainError, DESCRIPTOR_SIZE};
+use crate::chain::{Chain, ChainError, DESCRIPTOR_SIZE, Words};
 use crate::memory::GuestMemory;
 use crate::ring::{Addresses, Config, MAX_QUEUE_SIZE, RingError, Ticket};
 
@@ -267,7 +267,7 @@ impl PackedRing {
 
     /// The descriptor in `slot`, read once. There is one: slots are below the size.
     #[inline]
-    pub(crate) fn descriptor(&self, slot: u16) -> [u8; DESCRIPTOR_SIZE] {
+    pub(crate) fn descriptor(&self, slot: u16) -> Words {
         self.desc.descriptor(slot)
     }
 

@@ -16,7 +16,7 @@ use std::sync::atomic::{Ordering, fence};
 use virtio_bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_NOTIFY};
 
 use crate::area::Area;
-use crate::chain::{Chain, ChainError, DESCRIPTOR_SIZE};
+use crate::chain::{Chain, ChainError, DESCRIPTOR_SIZE, Words};
 use crate::memory::GuestMemory;
 use crate::ring::{Addresses, Config, MAX_QUEUE_SIZE, RingError, Ticket};
 
@@ -201,7 +201,7 @@ impl SplitRing {
 
     /// Descriptor `index` of the table, read once; `None` when there is no such descriptor.
     #[inline]
-    pub(crate) fn descriptor(&self, index: u16) -> Option<[u8; DESCRIPTOR_SIZE]> {
+    pub(crate) fn descriptor(&self, index: u16) -> Option<Words> {
         if index >= self.size {
             return None;
         }
