@@ -17,11 +17,11 @@ use crate::load::Waiting;
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo xtask bench --", max_term_width = 100)]
 pub(crate) struct Cli {
-    /// Which daemon
+    /// Which daemon, or the queue
     #[arg(value_enum, default_value_t = Device::Rng)]
     pub(crate) device: Device,
 
-    /// Write the tables to the daemon's page in docs/ too
+    /// Write the tables to the page in docs/ too
     #[arg(long)]
     pub(crate) write: bool,
 
@@ -69,6 +69,8 @@ pub(crate) enum Device {
     I2c,
     /// vhost-device-gpio, in a guest with a simulated chip of the kernel's
     Gpio,
+    /// The queue alone, beside virtio-queue
+    Queue,
 }
 
 impl Cli {

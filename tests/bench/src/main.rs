@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `cli` | the command line |
 //! | `rng`, `i2c`, `gpio` | what is measured of a device |
+//! | `queue` | the queue beside `virtio-queue`, without daemons |
 //! | `host` | both daemons in a guest that is their host, and the report on them |
 //! | `programs` | the daemons' programs: ours is built, the peer is installed |
 //! | `daemon` | a daemon that runs |
@@ -26,6 +27,7 @@ mod load;
 mod machine;
 mod process;
 mod programs;
+mod queue;
 mod rng;
 mod stats;
 mod table;
@@ -57,5 +59,6 @@ fn run(cli: &Cli) -> Result<()> {
         Device::Rng => rng::run(cli),
         Device::I2c => i2c::run(cli),
         Device::Gpio => gpio::run(cli),
+        Device::Queue => queue::run(cli),
     }
 }

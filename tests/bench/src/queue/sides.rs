@@ -1,0 +1,196 @@
+//! The devices that are compared. Each takes a batch of chains, resolves every buffer of theirs to
+//! mapped memory, returns them, and finds out whether to call the driver.
+
+use std::fs::File;
+
+use anyhow::{Context, Result, ensure};
+use vhost_device_driver::memory::Region;
+use vhost_device_driver::{GuestMemory, Layout};
+use vhost_device_model::map;
+use vhost_device_queue::{Addresses, Config, Queue};
+use vhost_user_backend::{VringRwLock, VringT};
+use virtio_queue::{Queue as Reference, QueueOwnedT as _, QueueT as _};
+use vm_memory::{
+    FileOffset, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend,
+    GuestMemoryMmap,
+};
+
+/// A device on a ring.
+pub(super) trait Device {
+    /// Takes at most `batch` chains and returns them. How many bytes their buffers have, all
+    /// resolved; 0 when there is no chain.
+    fn run(&mut self, batch: usize) -> u64;
+}
+
+/// What a device is made on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    pub(super) memory: &'a GuestMemory,
+    pub(super) layout: Layout,
+    pub(super) size: u16,
+    pub(super) event_idx: bool,
+}
+
+/// Ours.
+#[derive(Debug)]
+pub(super) struct Ours {
+    memory: vhost_device_queue::GuestMemory,
+    queue: Queue,
+}
+
+impl Ours {
+    pub(super) fn new(place: Place<'_>, packed: bool) -> Result<Self> {
+        let memory = map(place.memory);
+        let config = Config {
+            size: place.size,
+            addresses: Addresses {
+                descriptor: place.layout.desc,
+                available: place.layout.avail,
+                used: place.layout.used,
+            },
+            base: Config::first_base(packed),
+            packed,
+            event_idx: place.event_idx,
+            indirect: true,
+            in_order: false,
+        };
+        let queue = Queue::new(&memory, &config)?;
+        Ok(Self { memory, queue })
+    }
+}
+
+impl Device for Ours {
+    fn run(&mut self, batch: usize) -> u64 {
+        let mut bytes = 0;
+        if self.queue.look() != Ok(true) {
+            return 0;
+        }
+        for _ in 0..batch {
+            let Some(Ok(request)) = self.queue.pop(&self.memory) else {
+                break;
+            };
+            bytes += (request.readable_len() + request.writable_len()) as u64;
+            request.complete();
+        }
+        std::hint::black_box(self.queue.publish());
+        bytes
+    }
+}
+
+fn mmap(memory: &GuestMemory) -> Result<GuestMemoryMmap> {
+    let file = |region: &Region| region.fd().try_clone_to_owned().map(File::from);
+    let ranges = memory.regions().iter().map(|region| {
+        let offset = FileOffset::new(file(region)?, region.mmap_offset());
+        let start = GuestAddress(region.guest_addr());
+        Ok((start, region.size() as usize, Some(offset)))
+    });
+    let ranges = ranges.collect::<Result<Vec<_>>>()?;
+    GuestMemoryMmap::from_ranges_with_files(ranges).context("cannot map the memory")
+}
+
+fn set_up(queue: &mut Reference, place: Place<'_>) -> Result<()> {
+    queue.set_size(place.size);
+    queue.try_set_desc_table_address(GuestAddress(place.layout.desc))?;
+    queue.try_set_avail_ring_address(GuestAddress(place.layout.avail))?;
+    queue.try_set_used_ring_address(GuestAddress(place.layout.used))?;
+    queue.set_event_idx(place.event_idx);
+    queue.set_ready(true);
+    Ok(())
+}
+
+/// `virtio-queue`, as good as it gets: memory and heads are borrowed and reused.
+#[derive(Debug)]
+pub(super) struct Bare {
+    memory: GuestMemoryMmap,
+    queue: Reference,
+    heads: Vec<u16>,
+}
+
+impl Bare {
+    pub(super) fn new(place: Place<'_>) -> Result<Self> {
+        let memory = mmap(place.memory)?;
+        let mut queue = Reference::new(place.size)?;
+        set_up(&mut queue, place)?;
+        ensure!(
+            queue.is_valid(&memory),
+            "the ring is not where it should be"
+        );
+        Ok(Self {
+            memory,
+            queue,
+            heads: Vec::new(),
+        })
+    }
+}
+
+impl Device for Bare {
+    fn run(&mut self, batch: usize) -> u64 {
+        let mut bytes = 0;
+        self.heads.clear();
+        let Ok(chains) = self.queue.iter(&self.memory) else {
+            return 0;
+        };
+        for chain in chains.take(batch) {
+            self.heads.push(chain.head_index());
+            for descriptor in chain {
+                let len = descriptor.len();
+                let slice = self.memory.get_slice(descriptor.addr(), len as usize);
+                bytes += slice.map_or(0, |slice| slice.len() as u64);
+            }
+        }
+        for head in &self.heads {
+            let _ = self.queue.add_used(&self.memory, *head, 0);
+        }
+        if !self.heads.is_empty() {
+            std::hint::black_box(self.queue.needs_notification(&self.memory).is_ok());
+        }
+        bytes
+    }
+}
+
+/// `virtio-queue` in a `VringRwLock`, as the daemons of crates.io use it: memory that can be
+/// exchanged, chains and descriptors collected into lists, a lock for each answer.
+pub(super) struct Locked {
+    memory: GuestMemoryAtomic<GuestMemoryMmap>,
+    vring: VringRwLock,
+}
+
+impl Locked {
+    pub(super) fn new(place: Place<'_>) -> Result<Self> {
+        let memory = GuestMemoryAtomic::new(mmap(place.memory)?);
+        let vring = VringRwLock::new(memory.clone(), place.size)?;
+        set_up(vring.get_mut().get_queue_mut(), place)?;
+        Ok(Self { memory, vring })
+    }
+}
+
+impl Device for Locked {
+    fn run(&mut self, batch: usize) -> u64 {
+        let mut bytes = 0;
+        let chains: Vec<_> = match self
+            .vring
+            .get_mut()
+            .get_queue_mut()
+            .iter(self.memory.memory())
+        {
+            Ok(chains) => chains.take(batch).collect(),
+            Err(_) => return 0,
+        };
+        let any = !chains.is_empty();
+        for chain in chains {
+            let head = chain.head_index();
+            let memory = self.memory.memory();
+            let descriptors: Vec<_> = chain.collect();
+            for descriptor in descriptors {
+                let len = descriptor.len();
+                let slice = memory.get_slice(descriptor.addr(), len as usize);
+                bytes += slice.map_or(0, |slice| slice.len() as u64);
+            }
+            let _ = self.vring.add_used(head, 0);
+        }
+        if any {
+            std::hint::black_box(self.vring.needs_notification().is_ok());
+        }
+        bytes
+    }
+}
