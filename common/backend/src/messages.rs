@@ -109,18 +109,20 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
     fn set_vring_addr(
         &mut self,
         index: u32,
-        _flags: VhostUserVringAddrFlags,
+        flags: VhostUserVringAddrFlags,
         descriptor: u64,
         used: u64,
         available: u64,
-        _log: u64,
+        log: u64,
     ) -> Result<()> {
         let addresses = UserAddresses {
             descriptor,
             available,
             used,
         };
-        self.set_addresses(index, addresses).map_err(refused)
+        let is_logged = flags.contains(VhostUserVringAddrFlags::VHOST_VRING_F_LOG);
+        let log = is_logged.then_some(log);
+        self.set_addresses(index, addresses, log).map_err(refused)
     }
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
@@ -170,6 +172,16 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
         Err(refused("the device's configuration cannot be written"))
     }
 
+    /// The answer is not a number that could say no: a log that cannot be used ends the session.
+    fn set_log_base(&mut self, log: &VhostUserLog, file: File) -> Result<()> {
+        let VhostUserLog {
+            mmap_size,
+            mmap_offset,
+        } = *log;
+        self.set_log(&file, mmap_offset, mmap_size)
+            .map_err(|_| Error::InvalidParam)
+    }
+
     // What follows belongs to protocol features that are not offered: the front-end should not
     // have sent it.
 
@@ -207,9 +219,5 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
 
     fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
         Err(Error::InvalidOperation("shared memory is not offered"))
-    }
-
-    fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
-        Err(Error::InvalidOperation("a dirty log is not offered"))
     }
 }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use vhost::vhost_user::BackendReqHandler;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
-use vhost_device_queue::{GuestMemory, Kept, Request};
+use vhost_device_queue::memory::Mapping;
+use vhost_device_queue::{DirtyLog, GuestMemory, Kept, Request};
 use virtio_bindings::virtio_config::{
     VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1,
 };
@@ -126,6 +127,9 @@ pub(crate) enum MessageError {
     #[error("vring {index}: the file descriptor cannot be used: {source}")]
     Fd { index: u32, source: io::Error },
 }
+
+/// The longest dirty log: a bit for each page of 2⁴⁶ bytes.
+const MAX_LOG: u64 = 1 << (46 - 12 - 3);
 
 /// The device's queues, for what it answers outside of [`Device::handle`].
 #[derive(Debug)]
@@ -381,6 +385,8 @@ pub(crate) struct Session<D> {
     table: Table,
     memory: GuestMemory,
     vrings: Vec<Vring>,
+    /// Where the front-end wants to see what was written, if it has ever said.
+    log: Option<Arc<DirtyLog>>,
     watch: Watch,
     /// A request was handled since the thread last slept.
     active: bool,
@@ -409,6 +415,7 @@ impl<D: Device> Session<D> {
             reply_ack: false,
             table: Table::default(),
             memory: GuestMemory::default(),
+            log: None,
             watch: Watch::new(),
             active: false,
             limits: options.limits,
@@ -429,13 +436,15 @@ impl<D: Device> Session<D> {
     }
 
     fn offered(&self) -> u64 {
-        self.offered | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+        let ours = VhostUserVirtioFeatures::PROTOCOL_FEATURES | VhostUserVirtioFeatures::LOG_ALL;
+        self.offered | ours.bits()
     }
 
     pub(crate) fn offered_protocol(&self) -> VhostUserProtocolFeatures {
         let mut features = VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::LOG_SHMFD
             | VhostUserProtocolFeatures::RESET_DEVICE;
         if !self.device.config().is_empty() {
             features |= VhostUserProtocolFeatures::CONFIG;
@@ -458,6 +467,7 @@ impl<D: Device> Session<D> {
         }
         self.device.negotiated(features & self.offered)?;
         self.accepted = features;
+        self.log_writes();
         // Without PROTOCOL_FEATURES there is no message to enable a ring: it may run now.
         (0..)
             .take(self.vrings.len())
@@ -535,6 +545,7 @@ impl<D: Device> Session<D> {
         &mut self,
         index: u32,
         addresses: UserAddresses,
+        log: Option<u64>,
     ) -> Result<(), MessageError> {
         let features = self.ring_features();
         let memory = self.memory.clone();
@@ -543,8 +554,51 @@ impl<D: Device> Session<D> {
         vring
             .set_addresses(addresses, &table, &memory, features)
             .map_err(|source| MessageError::Vring { index, source })?;
+        vring.log = log;
+        self.log_writes();
         self.wake(index);
         Ok(())
+    }
+
+    /// Takes the dirty log that the front-end shares.
+    pub(crate) fn set_log(&mut self, file: &File, offset: u64, size: u64) -> io::Result<()> {
+        let len = usize::try_from(size).ok().filter(|_| size <= MAX_LOG);
+        let len = len.ok_or(io::Error::from(io::ErrorKind::InvalidInput));
+        let bits = len
+            .and_then(|len| Mapping::new(file, offset, len))
+            .inspect_err(|why| {
+                self.refused(format_args!("the dirty log cannot be used: {why}"));
+            })?;
+        let log = DirtyLog::new(bits);
+        let mappings = self.table.mappings().chain(self.log_range());
+        self.watch.set(mappings.chain([log.range()]));
+        self.log = Some(Arc::new(log));
+        self.log_writes();
+        self.watch_mappings();
+        Ok(())
+    }
+
+    fn log_range(&self) -> Option<(usize, usize)> {
+        self.log.as_ref().map(|log| log.range())
+    }
+
+    /// What may lose its file.
+    fn watch_mappings(&mut self) {
+        let mappings = self.table.mappings().chain(self.log_range());
+        self.watch.set(mappings);
+    }
+
+    /// The dirty log, while the front-end wants it.
+    fn log_in_force(&self) -> Option<Arc<DirtyLog>> {
+        let wanted = self.accepted & VhostUserVirtioFeatures::LOG_ALL.bits() != 0;
+        self.log.clone().filter(|_| wanted)
+    }
+
+    fn log_writes(&mut self) {
+        let log = self.log_in_force();
+        for vring in &mut self.vrings {
+            vring.set_log(log.as_ref());
+        }
     }
 
     /// Puts `kick` in the place of the old one. A kick that the old one holds counts.
@@ -605,6 +659,7 @@ impl<D: Device> Session<D> {
         let features = self.ring_features();
         let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
         let always_enabled = self.accepted & protocol == 0;
+        let log = self.log_in_force();
         let Some(vring) = usize::try_from(index)
             .ok()
             .and_then(|index| self.vrings.get_mut(index))
@@ -616,11 +671,15 @@ impl<D: Device> Session<D> {
             let _ = self.halt(index);
             return;
         }
+        let begins = vring.queue.is_none();
         if let Err(why) = vring.start(&self.table, &self.memory, features) {
             vring.report_error();
             let line = format_args!("{}: vring {index} cannot run: {why}", self.name);
             self.logs.bad_rings.warn(line);
             return;
+        }
+        if begins {
+            vring.set_log(log.as_ref());
         }
         vring.pending = vring.queue.is_some();
     }
@@ -682,8 +741,8 @@ impl<D: Device> Session<D> {
     pub(crate) fn change_memory(&mut self, table: Table) -> Result<(), TableError> {
         let memory = table.memory()?;
         // Both, as queues are touched while they move from the old to the new.
-        self.watch
-            .set(self.table.mappings().chain(table.mappings()));
+        let old = self.table.mappings().chain(self.log_range());
+        self.watch.set(old.chain(table.mappings()));
         let mut waiting = Vec::new();
         for index in (0..).take(self.vrings.len()) {
             let Ok(vring) = self.vring(index) else {
@@ -702,7 +761,7 @@ impl<D: Device> Session<D> {
         }
         self.table = table;
         self.memory = memory;
-        self.watch.set(self.table.mappings());
+        self.watch_mappings();
         waiting.into_iter().for_each(|index| self.wake(index));
         Ok(())
     }

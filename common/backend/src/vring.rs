@@ -6,10 +6,11 @@
 use std::fs::File;
 use std::io::IoSliceMut;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
-use vhost_device_queue::{Addresses, Config, MAX_QUEUE_SIZE, Queue};
+use vhost_device_queue::{Addresses, Config, DirtyLog, MAX_QUEUE_SIZE, Queue, QueueLog};
 
 use crate::table::Table;
 
@@ -76,6 +77,8 @@ pub(crate) struct Vring {
     /// Where it stopped, if it has run.
     pub(crate) stopped_at: Option<u32>,
     pub(crate) kick: Kick,
+    /// The address at which writes to the used ring are logged, if they are to be.
+    pub(crate) log: Option<u64>,
     call: Option<File>,
     err: Option<File>,
     pub(crate) enabled: bool,
@@ -182,6 +185,16 @@ impl Vring {
             self.queue = Some(Queue::new(memory, &config)?);
         }
         Ok(())
+    }
+
+    /// Has the queue's writes logged, or no more.
+    pub(crate) fn set_log(&mut self, dirty: Option<&Arc<DirtyLog>>) {
+        if let Some(queue) = &mut self.queue {
+            queue.set_log(dirty.map(|dirty| QueueLog {
+                dirty: Arc::clone(dirty),
+                used: self.log,
+            }));
+        }
     }
 
     pub(crate) fn set_call(&mut self, fd: Option<File>) -> Result<(), Errno> {

@@ -19,6 +19,7 @@
 //! | `area` | a part of a ring, mapped |
 //! | `chain` | from a head descriptor to a checked list of segments |
 //! | `request` | requests, and those that a device keeps for later |
+//! | `log` | the dirty log |
 //! | `cursor` | [`Reader`] and [`Writer`] |
 //!
 //! `unsafe` is in `memory` (mappings and pointers into them), `area` and `split` (the
@@ -27,6 +28,7 @@
 mod area;
 mod chain;
 mod cursor;
+mod log;
 pub mod memory;
 mod packed;
 mod queue;
@@ -36,6 +38,7 @@ mod split;
 
 pub use chain::{ChainError, MAX_CHAIN_DESCRIPTORS};
 pub use cursor::{Reader, Short, Writer};
+pub use log::{DirtyLog, QueueLog};
 pub use memory::GuestMemory;
 pub use queue::{Queue, Stopped};
 pub use request::{Kept, Request};

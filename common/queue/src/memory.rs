@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -53,6 +54,16 @@ impl Mapping {
     /// Where it begins in this process, and how long it is in bytes.
     pub fn range(&self) -> (usize, usize) {
         (self.start.as_ptr() as usize, self.len)
+    }
+
+    /// Byte `index` of it.
+    pub(crate) fn byte(&self, index: usize) -> Option<&AtomicU8> {
+        if index >= self.len {
+            return None;
+        }
+        // SAFETY: inside the mapping, which lives as long as `self`; a byte needs no alignment,
+        // and others who have it mapped make atomic accesses too.
+        Some(unsafe { self.start.add(index).cast::<AtomicU8>().as_ref() })
     }
 }
 

@@ -21,6 +21,7 @@ use virtio_bindings::virtio_ring::{
 
 use crate::area::Area;
 use crate::chain::{Chain, ChainError, DESCRIPTOR_SIZE, Words};
+use crate::log::QueueLog;
 use crate::memory::GuestMemory;
 use crate::ring::{Addresses, Config, MAX_QUEUE_SIZE, RingError, Ticket};
 
@@ -314,6 +315,38 @@ impl PackedRing {
             }
             _ => true,
         }
+    }
+
+    /// How many descriptors were passed over since the driver was last shown any.
+    #[inline]
+    pub(crate) fn batch(&self) -> u32 {
+        self.batch
+    }
+
+    /// Logs the last `batch` descriptors before the next used one, of a ring at `descriptors`.
+    #[cold]
+    pub(crate) fn mark_published(&self, batch: u32, descriptors: u64, log: &QueueLog) {
+        if log.used.is_none() {
+            return;
+        }
+        for back in 1..=batch.min(self.size.into()) {
+            let slot = self.next_used.before(back.into(), self.size).slot;
+            let offset = usize::from(slot) * DESCRIPTOR_SIZE;
+            log.dirty
+                .mark(descriptors + offset as u64, DESCRIPTOR_SIZE as u64);
+        }
+    }
+
+    /// Whether the driver was asked for kicks.
+    #[inline]
+    pub(crate) fn is_armed(&self) -> bool {
+        self.armed
+    }
+
+    /// Logs where the driver is told whether kicks are wanted.
+    #[cold]
+    pub(crate) fn mark_wish(&self, log: &QueueLog) {
+        log.mark_used(0, EVENT_SUPPRESS);
     }
 
     /// Whether `event` is one of the last `batch` places before the next used one.

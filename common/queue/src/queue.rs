@@ -1,6 +1,7 @@
 //! A virtqueue: a ring, the chain that is being looked at, and the requests that are kept.
 
 use crate::chain::{Chain, ChainError};
+use crate::log::QueueLog;
 use crate::memory::GuestMemory;
 use crate::request::{Kept, Register, Request};
 use crate::ring::{Addresses, Config, Ring, RingError, Ticket};
@@ -52,6 +53,12 @@ impl Queue {
     /// As for [`Queue::new`].
     pub fn rebind(&mut self, memory: &GuestMemory, addresses: &Addresses) -> Result<(), RingError> {
         self.ring.rebind(memory, addresses)
+    }
+
+    /// Has writes to guest memory logged from now on, or no more: those of answers before their
+    /// used entries are shown.
+    pub fn set_log(&mut self, log: Option<QueueLog>) {
+        self.ring.set_log(log);
     }
 
     /// Looks for new requests. Whether [`Queue::pop`] will give any: not while the device keeps as

@@ -78,7 +78,8 @@ impl<'a> Request<'a> {
         let mut this = ManuallyDrop::new(self);
         // Fits: a chain's buffers add up to less than 2^32 (`ChainError::TooLarge`).
         let written = this.writer.written() as u32;
-        let ticket = this.ticket;
+        let (ticket, chain) = (this.ticket, this.chain);
+        this.ring.mark_written(chain, this.writer.written());
         this.ring.push_used(ticket, written);
     }
 
@@ -87,12 +88,14 @@ impl<'a> Request<'a> {
     pub fn keep(self) -> Kept {
         let mut this = ManuallyDrop::new(self);
         let (ticket, chain) = (this.ticket, this.chain);
+        this.ring.mark_written(chain, this.writer.written());
         this.register.add(ticket, chain)
     }
 }
 
 impl Drop for Request<'_> {
     fn drop(&mut self) {
+        self.ring.mark_written(self.chain, self.writer.written());
         self.ring.push_used(self.ticket, 0);
     }
 }

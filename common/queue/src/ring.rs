@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::chain::{Chain, ChainError};
+use crate::log::QueueLog;
 use crate::memory::GuestMemory;
 use crate::packed::{self, PackedRing};
 use crate::split::{self, SplitRing};
@@ -147,6 +148,7 @@ pub(crate) struct Ring {
     kind: Kind,
     config: Config,
     order: Option<Order>,
+    log: Option<QueueLog>,
 }
 
 /// Answers that must wait for those before them (`VIRTIO_F_IN_ORDER`).
@@ -176,6 +178,7 @@ impl Ring {
                 next,
                 early: BTreeMap::new(),
             }),
+            log: None,
         })
     }
 
@@ -297,20 +300,75 @@ impl Ring {
     /// Shows the driver all answers. True when it wants to be called.
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {
-        either!(&mut self.kind, ring => ring.publish())
+        let log = self.log.as_ref();
+        let descriptors = self.config.addresses.descriptor;
+        match &mut self.kind {
+            Kind::Split(ring) => {
+                let from = ring.published();
+                let call = ring.publish();
+                if let Some(log) = log {
+                    ring.mark_published(from, log);
+                }
+                call
+            }
+            Kind::Packed(ring) => {
+                let batch = ring.batch();
+                let call = ring.publish();
+                if let Some(log) = log {
+                    ring.mark_published(batch, descriptors, log);
+                }
+                call
+            }
+        }
+    }
+
+    /// Has writes logged from now on, or no more.
+    pub(crate) fn set_log(&mut self, log: Option<QueueLog>) {
+        self.log = log;
+        // What was written when the ring was bound.
+        self.mark_wish();
+    }
+
+    /// Logs what was written for the driver.
+    #[inline]
+    pub(crate) fn mark_written(&self, chain: &Chain, written: usize) {
+        if let Some(log) = &self.log {
+            log.mark_written(chain, written);
+        }
+    }
+
+    #[inline]
+    fn is_armed(&self) -> bool {
+        either!(&self.kind, ring => ring.is_armed())
+    }
+
+    #[inline]
+    fn mark_wish(&self) {
+        if let Some(log) = &self.log {
+            either!(&self.kind, ring => ring.mark_wish(log));
+        }
     }
 
     /// Asks the driver for a kick with its next chain. True when there is one already: the device
     /// must look again instead of going to sleep.
     #[inline]
     pub(crate) fn arm(&mut self) -> bool {
-        either!(&mut self.kind, ring => ring.arm())
+        let writes = !self.is_armed();
+        let missed = either!(&mut self.kind, ring => ring.arm());
+        if writes {
+            self.mark_wish();
+        }
+        missed
     }
 
     /// Tells the driver that kicks are not needed until [`Ring::arm`].
     #[inline]
     pub(crate) fn disarm(&mut self) {
+        let writes = self.is_armed() && !self.config.event_idx;
         either!(&mut self.kind, ring => ring.disarm());
+        if writes {
+            self.mark_wish();
+        }
     }
 
     /// The base from which the chain at `position` is taken next, when all before it are

@@ -17,6 +17,7 @@ use virtio_bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_N
 
 use crate::area::Area;
 use crate::chain::{Chain, ChainError, DESCRIPTOR_SIZE, Words};
+use crate::log::QueueLog;
 use crate::memory::GuestMemory;
 use crate::ring::{Addresses, Config, MAX_QUEUE_SIZE, RingError, Ticket};
 
@@ -239,6 +240,40 @@ impl SplitRing {
         } else {
             let flags = u16::from_le(self.avail.u16(FLAGS).load(Ordering::Relaxed));
             u32::from(flags) & VRING_AVAIL_F_NO_INTERRUPT == 0
+        }
+    }
+
+    /// The used index that the driver was last shown.
+    #[inline]
+    pub(crate) fn published(&self) -> u16 {
+        self.published
+    }
+
+    /// Logs what was written for the entries from used index `from` on.
+    #[cold]
+    pub(crate) fn mark_published(&self, from: u16, log: &QueueLog) {
+        let count = self.published.wrapping_sub(from);
+        for offset in 0..count {
+            let slot = self.slot(from.wrapping_add(offset));
+            log.mark_used(ENTRIES + slot * USED_ELEM, USED_ELEM);
+        }
+        if count > 0 {
+            log.mark_used(IDX, size_of::<u16>());
+        }
+    }
+
+    /// Whether the driver was asked for kicks.
+    #[inline]
+    pub(crate) fn is_armed(&self) -> bool {
+        self.armed
+    }
+
+    /// Logs where the driver is told whether kicks are wanted.
+    #[cold]
+    pub(crate) fn mark_wish(&self, log: &QueueLog) {
+        log.mark_used(FLAGS, size_of::<u16>());
+        if self.event_idx {
+            log.mark_used(ENTRIES + usize::from(self.size) * USED_ELEM, EVENT);
         }
     }
 

@@ -17,7 +17,7 @@ const RING_FEATURES: u64 = bits(&[
     VIRTIO_F_IN_ORDER,
     VIRTIO_F_RING_RESET,
 ]);
-const PROTOCOL_FEATURES: u64 = bits(&[VHOST_USER_F_PROTOCOL_FEATURES]);
+const PROTOCOL_FEATURES: u64 = bits(&[VHOST_USER_F_PROTOCOL_FEATURES, VHOST_F_LOG_ALL]);
 
 /// The message was refused, and the session goes on.
 fn refused(frontend: &Frontend, outcome: vhost_device_driver::Result<()>) {
@@ -43,6 +43,7 @@ fn c5_c9_exactly_what_is_done_is_offered() {
     let protocol = frontend.get_protocol_features().unwrap();
     let expected = bits(&[
         VHOST_USER_PROTOCOL_F_MQ,
+        VHOST_USER_PROTOCOL_F_LOG_SHMFD,
         VHOST_USER_PROTOCOL_F_REPLY_ACK,
         VHOST_USER_PROTOCOL_F_CONFIG,
         VHOST_USER_PROTOCOL_F_RESET_DEVICE,
