@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
 use vhost_device_driver::memory::Region;
-use vhost_device_driver::{Buffer, Ring};
+use vhost_device_driver::{Buffer, Layout, Ring};
 use vhost_device_queue::{Addresses, Config, GuestMemory, Kept, Queue, Request, memory};
 
 /// Where the ring is, and the first region of memory.
@@ -207,11 +207,7 @@ impl<R: Ring> World<R> {
         let memory = map(&guest);
         let config = Config {
             size,
-            addresses: Addresses {
-                descriptor: layout.desc,
-                available: layout.avail,
-                used: layout.used,
-            },
+            addresses: addresses(layout),
             base,
             packed: R::PACKED,
             event_idx: input.event_idx,
@@ -569,6 +565,15 @@ fn handle(mut request: Request<'_>, answer: Answer, asked: Option<&mut Asked>) -
         }
     }
     None
+}
+
+/// The addresses of the driver's ring, for the device's.
+pub fn addresses(layout: Layout) -> Addresses {
+    Addresses {
+        descriptor: layout.desc,
+        available: layout.avail,
+        used: layout.used,
+    }
 }
 
 /// Maps the driver's memory a second time, as a back-end does.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use vhost_device_driver::memory::Region;
 use vhost_device_driver::{Buffer, Layout, SplitRing};
-use vhost_device_model::map;
-use vhost_device_queue::{Addresses, Config, Kept, Queue};
+use vhost_device_model::{addresses, map};
+use vhost_device_queue::{Config, Kept, Queue};
 use virtio_queue::{DescriptorChain, Queue as Reference, QueueT};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 
@@ -103,11 +103,7 @@ impl Twins {
         let layout = ours.ring.layout();
         let config = Config {
             size,
-            addresses: Addresses {
-                descriptor: layout.desc,
-                available: layout.avail,
-                used: layout.used,
-            },
+            addresses: addresses(layout),
             base: base.into(),
             packed: false,
             event_idx,

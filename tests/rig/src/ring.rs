@@ -1,14 +1,9 @@
 //! Queues of a device and their driver on the same guest memory, in one process.
 
-use std::fs::File;
-use std::sync::Arc;
-
 use vhost_device_backend::Resume;
-use vhost_device_driver::memory::Region;
 use vhost_device_driver::{Layout, SplitRing, Used};
-use vhost_device_queue::{
-    Addresses, ChainError, Config, GuestMemory, Kept, Queue, Request, memory,
-};
+use vhost_device_model::{addresses, map};
+use vhost_device_queue::{ChainError, Config, GuestMemory, Kept, Queue, Request};
 
 /// Where the guest's memory begins, with the rings.
 const BASE: u64 = 0x10_0000;
@@ -54,7 +49,7 @@ impl Rig {
         let rings: Vec<_> = layouts
             .map(|layout| SplitRing::new(&guest, layout, entries, false))
             .collect();
-        let memory = GuestMemory::new(guest.regions().iter().map(|r| map(r)).collect()).unwrap();
+        let memory = map(&guest);
         let queues = rings.iter().map(|ring| queue(&memory, ring)).collect();
         Self {
             guest,
@@ -122,22 +117,11 @@ impl Rig {
     }
 }
 
-fn map(region: &Region) -> memory::Region {
-    let file = File::from(region.fd().try_clone_to_owned().unwrap());
-    let size = region.size() as usize;
-    let mapping = memory::Mapping::new(&file, region.mmap_offset(), size).unwrap();
-    memory::Region::new(region.guest_addr(), Arc::new(mapping), 0, region.size()).unwrap()
-}
-
 fn queue(memory: &GuestMemory, ring: &SplitRing) -> Queue {
     let layout = ring.layout();
     let config = Config {
         size: ring.size(),
-        addresses: Addresses {
-            descriptor: layout.desc,
-            available: layout.avail,
-            used: layout.used,
-        },
+        addresses: addresses(layout),
         base: 0,
         packed: false,
         in_order: false,

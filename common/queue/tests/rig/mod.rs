@@ -3,12 +3,11 @@
 // Each test binary uses its own part of this.
 #![allow(dead_code)]
 
-use std::sync::Arc;
-
 use vhost_device_driver::memory::RegionSpec;
 use vhost_device_driver::{Buffer, Ring, SplitRing};
-use vhost_device_queue::memory::{Mapping, Region};
-use vhost_device_queue::{Addresses, ChainError, Config, GuestMemory, Queue, Request};
+use vhost_device_model::addresses;
+pub use vhost_device_model::map;
+use vhost_device_queue::{ChainError, Config, GuestMemory, Queue, Request};
 
 /// Where the guest's memory begins.
 pub const BASE: u64 = 0x10_0000;
@@ -67,11 +66,7 @@ impl<R: Ring> RingRig<R> {
         let memory = map(&driver_memory);
         let config = Config {
             size: setup.size,
-            addresses: Addresses {
-                descriptor: layout.desc,
-                available: layout.avail,
-                used: layout.used,
-            },
+            addresses: addresses(layout),
             base,
             packed: R::PACKED,
             in_order: setup.in_order,
@@ -153,15 +148,4 @@ pub fn echo(mut request: Request<'_>) {
     reader.read_exact(&mut bytes).expect("as many as there are");
     writer.write_all(&bytes).expect("as many as fit");
     request.complete();
-}
-
-/// Maps the driver's memory a second time, as a back-end does.
-pub fn map(memory: &vhost_device_driver::GuestMemory) -> GuestMemory {
-    let regions = memory.regions().iter().map(|region| {
-        let file = std::fs::File::from(region.fd().try_clone_to_owned().expect("an fd"));
-        let size = region.size() as usize;
-        let mapping = Mapping::new(&file, region.mmap_offset(), size).expect("a mapping");
-        Region::new(region.guest_addr(), Arc::new(mapping), 0, region.size()).expect("a region")
-    });
-    GuestMemory::new(regions.collect()).expect("no overlap")
 }

@@ -6,8 +6,8 @@ use std::fs::File;
 use anyhow::{Context, Result, ensure};
 use vhost_device_driver::memory::Region;
 use vhost_device_driver::{GuestMemory, Layout};
-use vhost_device_model::map;
-use vhost_device_queue::{Addresses, Config, Queue};
+use vhost_device_model::{addresses, map};
+use vhost_device_queue::{Config, Queue};
 use vhost_user_backend::{VringRwLock, VringT};
 use virtio_queue::{Queue as Reference, QueueOwnedT as _, QueueT as _};
 use vm_memory::{
@@ -43,11 +43,7 @@ impl Ours {
         let memory = map(place.memory);
         let config = Config {
             size: place.size,
-            addresses: Addresses {
-                descriptor: place.layout.desc,
-                available: place.layout.avail,
-                used: place.layout.used,
-            },
+            addresses: addresses(place.layout),
             base: Config::first_base(packed),
             packed,
             event_idx: place.event_idx,
