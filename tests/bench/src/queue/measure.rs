@@ -9,13 +9,13 @@ use vhost_device_driver::{Buffer, GuestMemory, PackedRing, Ring, SplitRing};
 use super::sides::{Bare, Device, Locked, Ours, Place};
 
 /// The ring: room for the largest batch of the longest chains.
-const SIZE: u16 = 1024;
+pub(super) const SIZE: u16 = 1024;
 /// How many chains are there when the device begins.
 const CHAINS: usize = 128;
-const RING: u64 = 0x10_0000;
+pub(super) const RING: u64 = 0x10_0000;
 const RING_ROOM: u64 = 0x1_0000;
 /// Where the regions of the buffers are, and how long each is.
-const DATA: u64 = 0x1000_0000;
+pub(super) const DATA: u64 = 0x1000_0000;
 const REGION: u64 = 0x10_0000;
 /// For each chain: its table, and its buffers.
 const SLOT: u64 = 0x400;
@@ -93,25 +93,34 @@ pub(super) fn take(rounds: usize, cell: Duration) -> Result<Vec<Measured>> {
 }
 
 fn measure(shape: Shape, round: usize, cell: Duration) -> Result<Times> {
-    let mut times = Times {
-        split: 0.0,
-        packed: 0.0,
-        bare: 0.0,
-        locked: 0.0,
-    };
+    sides_in_turn(round, |side| match side {
+        0 => time::<SplitRing, _>(shape, cell, |place| Ours::new(place, false)),
+        1 => time::<PackedRing, _>(shape, cell, |place| Ours::new(place, true)),
+        2 => time::<SplitRing, _>(shape, cell, Bare::new),
+        _ => time::<SplitRing, _>(shape, cell, Locked::new),
+    })
+}
+
+/// Measures the sides by their numbers, in odd rounds backwards.
+pub(super) fn sides_in_turn(
+    round: usize,
+    mut time: impl FnMut(usize) -> Result<f64>,
+) -> Result<Times> {
+    let mut times = [0.0; 4];
     let mut order = [0, 1, 2, 3];
     if !round.is_multiple_of(2) {
         order.reverse();
     }
     for side in order {
-        match side {
-            0 => times.split = time::<SplitRing, _>(shape, cell, |p| Ours::new(p, false))?,
-            1 => times.packed = time::<PackedRing, _>(shape, cell, |p| Ours::new(p, true))?,
-            2 => times.bare = time::<SplitRing, _>(shape, cell, Bare::new)?,
-            _ => times.locked = time::<SplitRing, _>(shape, cell, Locked::new)?,
-        }
+        times[side] = time(side)?;
     }
-    Ok(times)
+    let [split, packed, bare, locked] = times;
+    Ok(Times {
+        split,
+        packed,
+        bare,
+        locked,
+    })
 }
 
 /// Nanoseconds for a chain.
@@ -157,7 +166,8 @@ fn time<R: Ring, D: Device>(
     Ok(spent.as_secs_f64() * 1e9 / f64::from(chains))
 }
 
-fn memory(regions: usize) -> GuestMemory {
+/// Memory for the ring, and regions for buffers.
+pub(super) fn memory(regions: usize) -> GuestMemory {
     let data = (0..regions as u64).map(|n| RegionSpec::new(DATA + 2 * n * REGION, REGION));
     let ring = RegionSpec::new(RING, RING_ROOM);
     GuestMemory::with_regions(&[ring].into_iter().chain(data).collect::<Vec<_>>())

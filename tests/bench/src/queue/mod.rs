@@ -3,8 +3,10 @@
 //! | module | what lives there |
 //! |---|---|
 //! | `sides` | the devices that are compared |
-//! | `measure` | the measurements, in alternating rounds |
+//! | `measure` | the device alone, in alternating rounds |
+//! | `across` | driver and device on two CPUs |
 
+mod across;
 mod measure;
 mod sides;
 
@@ -12,12 +14,13 @@ use std::io::{self, Write};
 
 use anyhow::{Context, Result};
 
+use self::across::Round;
 use self::measure::{Measured, Shape, Times};
 use crate::cli::Cli;
 use crate::cpus::{Cpus, Placement};
 use crate::machine::Machine;
 use crate::programs::{self, Each};
-use crate::stats::Better;
+use crate::stats::{Better, Summary};
 use crate::table::{Form, Kind, Row, Table, conclusion, print_paragraph, print_title};
 
 /// The page of the report, in the workspace.
@@ -50,12 +53,25 @@ const COMPARISONS: [Comparison; 3] = [
     ),
 ];
 
+/// All that was measured.
+#[derive(Debug)]
+struct Figures {
+    alone: Vec<Measured>,
+    across: Vec<Round>,
+}
+
 /// Measures, prints, and writes if wanted.
 pub(crate) fn run(cli: &Cli) -> Result<()> {
     let machine = Machine::find()?;
     let cpus = Cpus::find(Placement::Together)?;
     let (rounds, cell) = (cli.rounds_or(9, 3), cli.cell_or(4, 1));
-    let measured = cpus.for_driver(|| measure::take(rounds, cell))?;
+    let alone = cpus.for_driver(|| measure::take(rounds, cell))?;
+    // Where there is one CPU only, there is nothing to measure between two.
+    let across = match Cpus::find(Placement::Apart) {
+        Ok(cpus) => across::take(rounds, 25 * cell, &cpus)?,
+        Err(_) => Vec::new(),
+    };
+    let measured = Figures { alone, across };
     let report = |out: &mut dyn Write, form| print(out, form, &machine, rounds, &measured);
     report(&mut io::stdout().lock(), Form::Terminal).context("cannot print the report")?;
     if cli.write {
@@ -69,7 +85,7 @@ fn print(
     form: Form,
     machine: &Machine,
     rounds: usize,
-    measured: &[Measured],
+    measured: &Figures,
 ) -> io::Result<()> {
     if form == Form::Markdown {
         writeln!(out, "# The queue side by side with virtio-queue\n")?;
@@ -83,7 +99,9 @@ fn print(
              with warm caches. \"Bare\" is `virtio-queue` 0.18 with everything borrowed and \
              reused; \"VringRwLock\" is the same in `vhost-user-backend` 0.24, with chains and \
              descriptors collected into lists as the daemons of crates.io do. All sides are \
-             measured in turn in each of {rounds} rounds. `virtio-queue` has no packed ring."
+             measured in turn in each of {rounds} rounds. `virtio-queue` has no packed ring. \
+             Between two CPUs, the driver keeps 256 chains there, the device takes 64 at once, and \
+             neither sleeps."
         ),
         "Figures are medians. A ratio above 1 is ours ahead; it is the median of the ratios of \
          each round, behind it is their middle half."
@@ -105,25 +123,54 @@ fn print(
     for table in &tables {
         table.print(&mut out, form)?;
     }
+    if !measured.across.is_empty() {
+        print_title(&mut out, "What a cache line costs", form)?;
+        print_paragraph(&mut out, &lines(&measured.across), form)?;
+    }
     print_title(&mut out, "Where ours is not ahead", form)?;
     print_paragraph(&mut out, &conclusion(&tables), form)
 }
 
-fn table((place, ours, peer): &Comparison, measured: &[Measured]) -> Table {
-    let rows = measured.iter().map(|Measured { shape, rounds }| {
-        let rounds: Vec<_> = rounds
-            .iter()
+/// The time of a chain between two CPUs beside that of a cache line there and back, of the same
+/// rounds.
+fn lines(rounds: &[Round]) -> String {
+    let line = Summary::of(rounds.iter().map(|round| round.line)).median;
+    let ratio = |of: fn(&Times) -> f64| {
+        let ratios = rounds.iter().map(|round| of(&round.times) / round.line);
+        Summary::of(ratios).median
+    };
+    format!(
+        "A cache line goes to the other CPU and back in {line:.0} ns. Of that time, a chain between \
+         two CPUs takes {:.2} with our split ring and {:.2} with the packed one, {:.2} with \
+         virtio-queue bare and {:.2} in VringRwLock.",
+        ratio(|times| times.split),
+        ratio(|times| times.packed),
+        ratio(|times| times.bare),
+        ratio(|times| times.locked),
+    )
+}
+
+fn table((place, ours, peer): &Comparison, measured: &Figures) -> Table {
+    let row = |label, times: &mut dyn Iterator<Item = &Times>| {
+        let rounds: Vec<_> = times
             .map(|times| Each {
                 ours: ours(times),
                 peer: peer(times),
             })
             .collect();
-        Row::new(label(*shape), &rounds, TIME, |time| *time)
-    });
+        Row::new(label, &rounds, TIME, |time| *time)
+    };
+    let alone = measured.alone.iter();
+    let alone = alone.map(|Measured { shape, rounds }| row(label(*shape), &mut rounds.iter()));
+    let mut rows: Vec<_> = alone.collect();
+    if !measured.across.is_empty() {
+        let mut times = measured.across.iter().map(|round| &round.times);
+        rows.push(row("1 direct, between two CPUs".to_owned(), &mut times));
+    }
     Table {
         kind: TIME,
         place: (*place).to_owned(),
-        rows: rows.collect(),
+        rows,
     }
 }
 
