@@ -53,8 +53,8 @@ pub struct Args {
     #[arg(long, value_name = "LINES@CHIP=VALUE")]
     pub safe: Vec<Setting<bool>>,
 
-    /// A socket to see and change the simulated lines by; with --socket-count, PATH0, PATH1 and
-    /// so on, one for each guest that has a simulated chip.
+    /// A socket to see and change the simulated lines by; where there are several guests, PATH0,
+    /// PATH1 and so on, one for each that has a simulated chip.
     #[arg(long, value_name = "PATH")]
     pub sim_control: Option<PathBuf>,
 }

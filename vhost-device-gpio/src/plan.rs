@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::Mode;
-use vhost_device_daemon::{BindError, Listener, bind};
+use vhost_device_daemon::{BindError, Listener, bind, with_number};
 
 use crate::args::{self, Args, MAX_LINES, Part, Set, Which};
 use crate::host::linux::{self, Attributes, Chip, ChipError, HostLine};
@@ -196,11 +196,11 @@ fn control(args: &Args, guest: usize) -> Result<Option<Arc<Listener>>, BindError
     let Some(path) = &args.sim_control else {
         return Ok(None);
     };
-    let mut path = path.as_os_str().to_owned();
-    if args.sets().nth(1).is_some() {
-        path.push(guest.to_string());
-    }
-    let listener = bind(Path::new(&path), Some(Mode::RUSR | Mode::WUSR))?;
+    let path = match args.sets().nth(1) {
+        Some(_) => with_number(path, guest),
+        None => path.clone(),
+    };
+    let listener = bind(&path, Some(Mode::RUSR | Mode::WUSR))?;
     Ok(Some(Arc::new(listener)))
 }
 

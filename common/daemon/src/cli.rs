@@ -1,6 +1,7 @@
 //! The command line, the same for every daemon, with the device's own options beside it.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
+use std::fmt::Display;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -161,14 +162,13 @@ fn sockets(common: &Common) -> Result<Sockets, (ErrorKind, String)> {
 fn numbered(path: &Path, count: Option<u32>) -> Vec<PathBuf> {
     match count {
         None => vec![path.to_owned()],
-        Some(count) => (0..count)
-            .map(|guest| with_number(path.as_os_str(), guest))
-            .collect(),
+        Some(count) => (0..count).map(|guest| with_number(path, guest)).collect(),
     }
 }
 
-fn with_number(path: &OsStr, guest: u32) -> PathBuf {
-    let mut path = path.to_owned();
+/// The path with a guest's number behind it, as for the sockets of several guests.
+pub fn with_number(path: &Path, guest: impl Display) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
     path.push(guest.to_string());
     path.into()
 }

@@ -27,6 +27,7 @@ use std::process::ExitCode;
 
 use vhost_device_backend::Device;
 
+pub use crate::cli::with_number;
 pub use crate::sockets::{BindError, Listener, bind};
 
 use crate::cli::{Invocation, Sockets};
