@@ -28,6 +28,21 @@ fn p9_packed_rings_of_any_size_wrap() {
     }
 }
 
+/// Of the longest, just before its end.
+fn the_longest_ring_wraps<R: Ring>(base: u32) {
+    let (mut guest, session) = with::<R>(Options::new(&[0x8000]).base(base));
+    (0..20).for_each(|_| guest.echo(0));
+    session.stop();
+}
+
+#[test]
+fn p9_rings_of_32768_entries_wrap() {
+    the_longest_ring_wraps::<SplitRing>(0x7ffb);
+    the_longest_ring_wraps::<SplitRing>(0xfffb);
+    the_longest_ring_wraps::<PackedRing>(0xfffb_fffb);
+    the_longest_ring_wraps::<PackedRing>(0x7ffb_7ffb);
+}
+
 #[test]
 fn p9_a_packed_ring_works_without_event_idx() {
     let options = options().without_features(bits(&[VIRTIO_F_EVENT_IDX]));
