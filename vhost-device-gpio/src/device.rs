@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use vhost_device_backend::{
-    Description, Device, QueueIndex, Queues, RateLimit, Refused, Resume, Timer,
+    Description, Device, QueueIndex, Queues, RateLimit, Refused, Resume, TURN, Timer,
 };
 use vhost_device_daemon::Chain;
 use vhost_device_queue::{Kept, Request, Short, Writer};
@@ -30,9 +30,8 @@ mod wire;
 /// How many edges are taken before the session's other business has its turn.
 const MAX_EDGES: usize = 64;
 
-/// How many requests that were put aside are answered before that, and for how long.
+/// How many requests that were put aside are answered before that.
 const MAX_DONE: usize = 16;
-const TURN: Duration = Duration::from_millis(10);
 
 /// The position of the host's edges in the list of event sources; the other one is the timer.
 const HOST_EVENTS: usize = 0;

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vhost_device_backend::{Description, Device, QueueIndex, Queues, Refused, Resume, Timer};
+use vhost_device_backend::{Description, Device, QueueIndex, Queues, Refused, Resume, TURN, Timer};
 use vhost_device_queue::{Kept, Reader, Request, Writer};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -44,10 +44,6 @@ const MAX_STORED: usize = 2 << 20;
 /// How many groups are done before the session's other business has its turn. When one has failed
 /// as it does on a bus that is stuck, none: the next may cost a timeout as well.
 const MAX_DONE: usize = 16;
-
-/// How long groups are done before that, when they take long without failing. One that was begun
-/// is ended.
-const TURN: Duration = Duration::from_millis(10);
 
 /// How many requests are kept before groups are done though more are available.
 const ENOUGH: usize = 64;

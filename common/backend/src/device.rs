@@ -4,6 +4,7 @@
 //! a socket, a ring or a thread. The session calls it from one thread only, so it needs no lock.
 
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use vhost_device_queue::{Kept, Request};
 
@@ -23,6 +24,11 @@ pub struct Description {
     /// those of the transport and of the ring.
     pub features: u64,
 }
+
+/// How long the requests of one turn may take, but for the last of them, with a device that waits
+/// for its hardware. A stuck bus costs its timeout for each request: a batch of those would keep a
+/// message waiting for minutes.
+pub const TURN: Duration = Duration::from_millis(10);
 
 /// A set of features that the device cannot work with, and why, for the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

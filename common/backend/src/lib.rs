@@ -30,7 +30,7 @@ mod table;
 mod timer;
 mod vring;
 
-pub use device::{Description, Device, QueueIndex, Refused, Resume};
+pub use device::{Description, Device, QueueIndex, Refused, Resume, TURN};
 pub use rate_limit::RateLimit;
 pub use session::{End, Error, Logs, Options, Queues, serve};
 pub use spin::Cores;

@@ -18,7 +18,7 @@ use virtio_bindings::virtio_config::{
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-use crate::device::{Device, QueueIndex, Refused, Resume};
+use crate::device::{Device, QueueIndex, Refused, Resume, TURN};
 use crate::inbox::{self, Inbox};
 use crate::rate_limit::RateLimit;
 use crate::sigbus::Watch;
@@ -32,11 +32,6 @@ const BATCH: u16 = 64;
 
 /// The most bytes of requests in a batch, for the same reason: a few of the longest.
 const BATCH_BYTES: usize = 256 * 1024;
-
-/// How long a batch of a device that waits for its hardware takes, but for its last request. A
-/// stuck bus costs its timeout for each request: 64 of those would keep a message waiting for
-/// minutes.
-const BATCH_TIME: Duration = Duration::from_millis(10);
 
 /// The most messages that are handled before the queues are looked at again.
 const MESSAGES: usize = 32;
@@ -838,7 +833,7 @@ impl<D: Device> Session<D> {
                     self.logs.bad_chains.warn(line);
                 }
             }
-            let is_late = start.is_some_and(|start| start.elapsed() >= BATCH_TIME);
+            let is_late = start.is_some_and(|start| start.elapsed() >= TURN);
             if bytes >= BATCH_BYTES || is_late {
                 break;
             }
