@@ -25,82 +25,41 @@ pub(crate) type Words = [u64; 2];
 /// The size of a descriptor in guest memory, in bytes.
 pub(crate) const DESCRIPTOR_SIZE: usize = size_of::<Words>();
 
-/// `struct virtq_desc`.
+/// What `struct virtq_desc` and `struct pvirtq_desc` have in common.
 #[derive(Clone, Copy, Debug)]
-struct VirtqDesc {
+struct Desc {
     addr: u64,
     len: u32,
     flags: u16,
-    next: u16,
 }
 
-impl VirtqDesc {
+impl Desc {
+    /// A `struct virtq_desc`, and its `next`.
     #[inline]
-    fn from_guest([addr, rest]: Words) -> Self {
-        // Each cut is a field of the little-endian word.
-        let rest = u64::from_le(rest);
-        Self {
-            addr: u64::from_le(addr),
-            len: rest as u32,
-            flags: (rest >> 32) as u16,
-            next: (rest >> 48) as u16,
-        }
+    fn virtq(words: Words) -> (Self, u16) {
+        let (addr, len, [flags, next]) = fields(words);
+        (Self { addr, len, flags }, next)
+    }
+
+    /// A `struct pvirtq_desc`, and its `id`.
+    #[inline]
+    fn pvirtq(words: Words) -> (Self, u16) {
+        let (addr, len, [id, flags]) = fields(words);
+        (Self { addr, len, flags }, id)
     }
 
     fn has(&self, flag: u32) -> bool {
         u32::from(self.flags) & flag != 0
     }
-
-    fn buffer(&self) -> Buffer {
-        Buffer {
-            addr: self.addr,
-            len: self.len,
-            writable: self.has(VRING_DESC_F_WRITE),
-        }
-    }
 }
 
-/// `struct pvirtq_desc`.
-#[derive(Clone, Copy, Debug)]
-struct PvirtqDesc {
-    addr: u64,
-    len: u32,
-    id: u16,
-    flags: u16,
-}
-
-impl PvirtqDesc {
-    #[inline]
-    fn from_guest([addr, rest]: Words) -> Self {
-        // Each cut is a field of the little-endian word.
-        let rest = u64::from_le(rest);
-        Self {
-            addr: u64::from_le(addr),
-            len: rest as u32,
-            id: (rest >> 32) as u16,
-            flags: (rest >> 48) as u16,
-        }
-    }
-
-    fn has(&self, flag: u32) -> bool {
-        u32::from(self.flags) & flag != 0
-    }
-
-    fn buffer(&self) -> Buffer {
-        Buffer {
-            addr: self.addr,
-            len: self.len,
-            writable: self.has(VRING_DESC_F_WRITE),
-        }
-    }
-}
-
-/// A buffer, as either kind of descriptor names it.
-#[derive(Clone, Copy, Debug)]
-struct Buffer {
-    addr: u64,
-    len: u32,
-    writable: bool,
+/// `addr`, `len`, and the two fields behind them.
+#[inline]
+fn fields([addr, rest]: Words) -> (u64, u32, [u16; 2]) {
+    // Each cut is a field of the little-endian word.
+    let rest = u64::from_le(rest);
+    let behind = [(rest >> 32) as u16, (rest >> 48) as u16];
+    (u64::from_le(addr), rest as u32, behind)
 }
 
 /// How far a chain in a packed ring goes, whatever is wrong with it.
@@ -258,33 +217,29 @@ impl Chain {
         let size = u32::from(ring.size());
         let mut index = head;
         for _ in 0..size {
-            let Some(bytes) = ring.descriptor(index) else {
+            let Some(words) = ring.descriptor(index) else {
                 return Err(ChainError::Next { next: index, size });
             };
-            let desc = VirtqDesc::from_guest(bytes);
+            let (desc, next) = Desc::virtq(words);
             if desc.has(VRING_DESC_F_INDIRECT) {
                 return match indirect {
                     true => self.walk_indirect(memory, &desc),
                     false => Err(ChainError::NotNegotiated),
                 };
             }
-            self.add(memory, desc.buffer())?;
+            self.add(memory, &desc)?;
             if !desc.has(VRING_DESC_F_NEXT) {
                 return Ok(());
             }
-            index = desc.next;
+            index = next;
         }
         Err(ChainError::Loop(size))
     }
 
     /// Collects the chain in the indirect table that `referrer` names, to its end. The
     /// referrer's own WRITE flag means nothing (VIRTIO 1.4 §2.7.5.3.2).
-    fn walk_indirect(
-        &mut self,
-        memory: &GuestMemory,
-        referrer: &VirtqDesc,
-    ) -> Result<(), ChainError> {
-        let VirtqDesc { addr, len, .. } = *referrer;
+    fn walk_indirect(&mut self, memory: &GuestMemory, referrer: &Desc) -> Result<(), ChainError> {
+        let Desc { addr, len, .. } = *referrer;
         if referrer.has(VRING_DESC_F_NEXT) {
             return Err(ChainError::Nested { addr });
         }
@@ -295,17 +250,17 @@ impl Chain {
             if u32::from(index) >= size {
                 return Err(ChainError::Next { next: index, size });
             }
-            let desc = table_entry(memory, addr, index.into(), &mut hint)
-                .map(VirtqDesc::from_guest)
+            let (desc, next) = table_entry(memory, addr, index.into(), &mut hint)
+                .map(Desc::virtq)
                 .ok_or(ChainError::Address { addr, len })?;
             if desc.has(VRING_DESC_F_INDIRECT) {
                 return Err(ChainError::Nested { addr: desc.addr });
             }
-            self.add(memory, desc.buffer())?;
+            self.add(memory, &desc)?;
             if !desc.has(VRING_DESC_F_NEXT) {
                 return Ok(());
             }
-            index = desc.next;
+            index = next;
         }
         Err(ChainError::Loop(size))
     }
@@ -328,14 +283,14 @@ impl Chain {
             result: Ok(()),
         };
         while walk.descriptors < size {
-            let desc = PvirtqDesc::from_guest(ring.descriptor(place.slot));
+            let (desc, id) = Desc::pvirtq(ring.descriptor(place.slot));
             if !place.is_available(desc.flags) {
                 walk.result = Err(ChainError::Unavailable(place.slot));
                 return walk;
             }
             let is_first = walk.descriptors == 0;
             walk.descriptors += 1;
-            walk.id = desc.id;
+            walk.id = id;
             if walk.result.is_ok() {
                 walk.result = self.add_packed(memory, indirect, &desc, is_first);
             }
@@ -353,11 +308,11 @@ impl Chain {
         &mut self,
         memory: &GuestMemory,
         indirect: bool,
-        desc: &PvirtqDesc,
+        desc: &Desc,
         is_first: bool,
     ) -> Result<(), ChainError> {
         if !desc.has(VRING_DESC_F_INDIRECT) {
-            return self.add(memory, desc.buffer());
+            return self.add(memory, desc);
         }
         if !indirect {
             return Err(ChainError::NotNegotiated);
@@ -373,36 +328,32 @@ impl Chain {
     fn walk_packed_table(
         &mut self,
         memory: &GuestMemory,
-        referrer: &PvirtqDesc,
+        referrer: &Desc,
     ) -> Result<(), ChainError> {
-        let PvirtqDesc { addr, len, .. } = *referrer;
+        let Desc { addr, len, .. } = *referrer;
         let size = table_size(len)?;
         let mut hint = self.hint;
         for index in 0..size {
-            let desc = table_entry(memory, addr, index, &mut hint)
-                .map(PvirtqDesc::from_guest)
+            let (desc, _) = table_entry(memory, addr, index, &mut hint)
+                .map(Desc::pvirtq)
                 .ok_or(ChainError::Address { addr, len })?;
-            self.add(memory, desc.buffer())?;
+            self.add(memory, &desc)?;
         }
         Ok(())
     }
 
     #[inline]
-    fn add(&mut self, memory: &GuestMemory, buffer: Buffer) -> Result<(), ChainError> {
-        let Buffer {
-            addr,
-            len,
-            writable,
-        } = buffer;
+    fn add(&mut self, memory: &GuestMemory, desc: &Desc) -> Result<(), ChainError> {
+        let writable = desc.has(VRING_DESC_F_WRITE);
         self.steps += 1;
         if self.steps > MAX_CHAIN_DESCRIPTORS {
             return Err(ChainError::TooLong);
         }
         if self.writing && !writable {
-            return Err(ChainError::Order { addr });
+            return Err(ChainError::Order { addr: desc.addr });
         }
         self.writing = writable;
-        self.add_buffer(memory, addr, len, writable)
+        self.add_buffer(memory, desc.addr, desc.len, writable)
     }
 
     /// Adds one buffer, cut where it passes from one region to the next.

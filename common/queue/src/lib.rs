@@ -42,4 +42,4 @@ pub use log::{DirtyLog, QueueLog};
 pub use memory::GuestMemory;
 pub use queue::{Queue, Stopped};
 pub use request::{Kept, Request};
-pub use ring::{Addresses, Config, MAX_QUEUE_SIZE, RingError};
+pub use ring::{Addresses, Config, MAX_QUEUE_SIZE, RingError, checked_size};

@@ -23,7 +23,7 @@ use crate::area::Area;
 use crate::chain::{Chain, ChainError, DESCRIPTOR_SIZE, Words};
 use crate::log::QueueLog;
 use crate::memory::GuestMemory;
-use crate::ring::{Addresses, Config, MAX_QUEUE_SIZE, RingError, Ticket};
+use crate::ring::{Addresses, Config, RingError, Ticket, checked_size};
 
 /// `len`, `id` and `flags` in a descriptor, as one word; and `flags` alone.
 const TAIL: usize = 8;
@@ -45,7 +45,8 @@ fn areas(memory: &GuestMemory, config: &Config) -> Result<(Area, Area, Area), Ri
         available,
         used,
     } = config.addresses;
-    let len = usize::from(config.size) * DESCRIPTOR_SIZE;
+    let size = checked_size(config.size.into(), config.packed)?;
+    let len = usize::from(size) * DESCRIPTOR_SIZE;
     let desc = Area::resolve(memory, "descriptor ring", descriptor, len, 16)?;
     let driver = Area::resolve(memory, "driver area", available, EVENT_SUPPRESS, 4)?;
     let device = Area::resolve(memory, "device area", used, EVENT_SUPPRESS, 4)?;
@@ -54,24 +55,19 @@ fn areas(memory: &GuestMemory, config: &Config) -> Result<(Area, Area, Area), Ri
 
 /// Whether a ring could be made from `config`. Touches nothing.
 pub(crate) fn check(memory: &GuestMemory, config: &Config) -> Result<(), RingError> {
+    areas(memory, config)?;
+    places(config).map(drop)
+}
+
+/// The next available and the next used place, from the base.
+fn places(config: &Config) -> Result<(Place, Place), RingError> {
     let Config { size, base, .. } = *config;
-    if size == 0 || size > MAX_QUEUE_SIZE {
-        return Err(RingError::Size(size.into()));
-    }
-    let (avail, used) = places(base);
+    // The low and the high half.
+    let [avail, used] = [base as u16, (base >> 16) as u16].map(Place::unpack);
     if avail.slot >= size || used.slot >= size {
         return Err(RingError::Base { base, size });
     }
-    areas(memory, config).map(drop)
-}
-
-/// The next available and the next used place in a base.
-fn places(base: u32) -> (Place, Place) {
-    // The low and the high half.
-    (
-        Place::unpack(base as u16),
-        Place::unpack((base >> 16) as u16),
-    )
+    Ok((avail, used))
 }
 
 /// A descriptor's place: where it is in the ring, and the wrap counter of this round.
@@ -154,16 +150,13 @@ pub(crate) struct PackedRing {
     /// Whether anything was published since the ring was bound. With `EVENT_IDX` the first time
     /// always calls: nobody knows what the driver's event was meant for.
     called: bool,
-    /// Whether the driver was asked for kicks.
-    armed: bool,
 }
 
 impl PackedRing {
     /// Binds a ring to `memory`, to go on from the base.
     pub(crate) fn new(memory: &GuestMemory, config: &Config) -> Result<Self, RingError> {
-        check(memory, config)?;
         let (desc, driver, device) = areas(memory, config)?;
-        let (next_avail, next_used) = places(config.base);
+        let (next_avail, next_used) = places(config)?;
         Ok(Self {
             size: config.size,
             event_idx: config.event_idx,
@@ -177,7 +170,6 @@ impl PackedRing {
             first: None,
             batch: 0,
             called: false,
-            armed: false,
         })
     }
 
@@ -337,12 +329,6 @@ impl PackedRing {
         }
     }
 
-    /// Whether the driver was asked for kicks.
-    #[inline]
-    pub(crate) fn is_armed(&self) -> bool {
-        self.armed
-    }
-
     /// Logs where the driver is told whether kicks are wanted.
     #[cold]
     pub(crate) fn mark_wish(&self, log: &QueueLog) {
@@ -361,13 +347,9 @@ impl PackedRing {
     }
 
     /// Asks the driver for a kick with its next chain. True when there is one already: the device
-    /// must look again instead of going to sleep. Once armed, there is nothing to do until
-    /// [`PackedRing::disarm`]: a chain that came since has its kick.
+    /// must look again instead of going to sleep.
     #[inline]
     pub(crate) fn arm(&mut self) -> bool {
-        if std::mem::replace(&mut self.armed, true) {
-            return false;
-        }
         if self.event_idx {
             self.ask(self.next_avail.pack(), VRING_PACKED_EVENT_FLAG_DESC);
         } else {
@@ -377,13 +359,10 @@ impl PackedRing {
         self.is_available(self.next_avail)
     }
 
-    /// Tells the driver that kicks are not needed until [`PackedRing::arm`]. With EVENT_IDX that
-    /// needs no write: an event that lies behind asks for nothing, or for one kick in a round.
+    /// Tells the driver, without EVENT_IDX, that kicks are not needed until [`PackedRing::arm`].
     #[inline]
     pub(crate) fn disarm(&mut self) {
-        if std::mem::replace(&mut self.armed, false) && !self.event_idx {
-            self.ask(0, VRING_PACKED_EVENT_FLAG_DISABLE);
-        }
+        self.ask(0, VRING_PACKED_EVENT_FLAG_DISABLE);
     }
 
     /// Writes the device's area, as one word: the driver reads it as one.
@@ -406,6 +385,7 @@ impl PackedRing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ring::MAX_QUEUE_SIZE;
 
     /// Every place of a ring of `size`, one after the other from the first.
     fn rounds(size: u16) -> impl Iterator<Item = Place> {

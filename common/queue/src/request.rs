@@ -76,11 +76,11 @@ impl<'a> Request<'a> {
     #[inline]
     pub fn complete(self) {
         let mut this = ManuallyDrop::new(self);
-        // Fits: a chain's buffers add up to less than 2^32 (`ChainError::TooLarge`).
-        let written = this.writer.written() as u32;
+        let written = this.writer.written();
         let (ticket, chain) = (this.ticket, this.chain);
-        this.ring.mark_written(chain, this.writer.written());
-        this.ring.push_used(ticket, written);
+        this.ring.mark_written(chain, written);
+        // Fits: a chain's buffers add up to less than 2^32 (`ChainError::TooLarge`).
+        this.ring.push_used(ticket, written as u32);
     }
 
     /// Puts the request aside, to be answered through [`Queue::resume`](crate::Queue::resume).
@@ -226,16 +226,23 @@ impl Register {
         Some((ticket, sound))
     }
 
-    /// Whether `kept` and all that came behind it, up to `taken`, are kept still: then it is taken
-    /// again by whoever resumes the ring.
+    /// Where to go on from when the ring stops with `taken` entries taken: those that are kept and
+    /// the newest without a gap can be taken again.
+    fn rewound(&self, taken: u64) -> u64 {
+        let mut base = taken;
+        for Entry { ticket, .. } in self.kept.values().rev() {
+            if ticket.end() != base {
+                break;
+            }
+            base = ticket.position;
+        }
+        base
+    }
+
+    /// Whether `kept` is taken again by whoever resumes the ring, when it stops with `taken`
+    /// entries taken.
     pub(crate) fn would_rewind(&self, kept: &Kept, taken: u64) -> bool {
-        let mut next = kept.position;
-        let behind = self.kept.range(next..);
-        self.owns(kept)
-            && behind.into_iter().all(|(&position, entry)| {
-                position == std::mem::replace(&mut next, entry.ticket.end())
-            })
-            && next == taken
+        self.owns(kept) && kept.position >= self.rewound(taken)
     }
 
     /// Gives `back` the ticket of each request that a device dropped.
@@ -250,18 +257,16 @@ impl Register {
         }
     }
 
-    /// Forgets all kept requests, as the ring stops with `taken` entries taken. Those that are
-    /// the newest without a gap can be taken again: the position to go on from is returned. The
-    /// tickets of the others are given `back`.
+    /// Forgets all kept requests, as the ring stops with `taken` entries taken. The position to go
+    /// on from is returned; the tickets of the requests before it are given `back`.
     pub(crate) fn rewind(&mut self, taken: u64, mut back: impl FnMut(Ticket)) -> u64 {
-        let mut base = taken;
-        while let Some(newest) = self.kept.last_entry()
-            && newest.get().ticket.end() == base
-        {
-            base = newest.remove().ticket.position;
-        }
+        let base = self.rewound(taken);
         self.segments = 0;
-        for (_, entry) in std::mem::take(&mut self.kept) {
+        let kept = std::mem::take(&mut self.kept);
+        for (_, entry) in kept
+            .into_iter()
+            .take_while(|(position, _)| *position < base)
+        {
             back(entry.ticket);
         }
         base

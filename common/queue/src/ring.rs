@@ -96,6 +96,17 @@ pub enum RingError {
     },
 }
 
+/// The size of a ring, if it is one that such a ring may have.
+///
+/// # Errors
+/// [`RingError::Size`].
+pub fn checked_size(size: u32, packed: bool) -> Result<u16, RingError> {
+    match u16::try_from(size) {
+        Ok(short @ 1..=MAX_QUEUE_SIZE) if packed || short.is_power_of_two() => Ok(short),
+        _ => Err(RingError::Size(size)),
+    }
+}
+
 /// What a chain is to its ring.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ticket {
@@ -148,6 +159,8 @@ pub(crate) struct Ring {
     kind: Kind,
     config: Config,
     order: Option<Order>,
+    /// Whether the driver was asked for kicks.
+    armed: bool,
     log: Option<QueueLog>,
 }
 
@@ -178,6 +191,7 @@ impl Ring {
                 next,
                 early: BTreeMap::new(),
             }),
+            armed: false,
             log: None,
         })
     }
@@ -206,6 +220,7 @@ impl Ring {
             Kind::Packed(ring) => *ring = ring.moved_to(PackedRing::new(memory, &config)?),
         }
         self.config = config;
+        self.armed = false;
         Ok(())
     }
 
@@ -338,11 +353,6 @@ impl Ring {
     }
 
     #[inline]
-    fn is_armed(&self) -> bool {
-        either!(&self.kind, ring => ring.is_armed())
-    }
-
-    #[inline]
     fn mark_wish(&self) {
         if let Some(log) = &self.log {
             either!(&self.kind, ring => ring.mark_wish(log));
@@ -350,23 +360,25 @@ impl Ring {
     }
 
     /// Asks the driver for a kick with its next chain. True when there is one already: the device
-    /// must look again instead of going to sleep.
+    /// must look again instead of going to sleep. Once armed, there is nothing to do until
+    /// [`Ring::disarm`]: a chain that came since has its kick.
     #[inline]
     pub(crate) fn arm(&mut self) -> bool {
-        let writes = !self.is_armed();
-        let missed = either!(&mut self.kind, ring => ring.arm());
-        if writes {
-            self.mark_wish();
+        if std::mem::replace(&mut self.armed, true) {
+            return false;
         }
+        let missed = either!(&mut self.kind, ring => ring.arm());
+        self.mark_wish();
         missed
     }
 
-    /// Tells the driver that kicks are not needed until [`Ring::arm`].
+    /// Tells the driver that kicks are not needed until [`Ring::arm`]. With EVENT_IDX that needs
+    /// no write: an event that lies behind asks for nothing, or in a packed ring for one kick in a
+    /// round.
     #[inline]
     pub(crate) fn disarm(&mut self) {
-        let writes = self.is_armed() && !self.config.event_idx;
-        either!(&mut self.kind, ring => ring.disarm());
-        if writes {
+        if std::mem::replace(&mut self.armed, false) && !self.config.event_idx {
+            either!(&mut self.kind, ring => ring.disarm());
             self.mark_wish();
         }
     }

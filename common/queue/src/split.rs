@@ -19,7 +19,7 @@ use crate::area::Area;
 use crate::chain::{Chain, ChainError, DESCRIPTOR_SIZE, Words};
 use crate::log::QueueLog;
 use crate::memory::GuestMemory;
-use crate::ring::{Addresses, Config, MAX_QUEUE_SIZE, RingError, Ticket};
+use crate::ring::{Addresses, Config, RingError, Ticket, checked_size};
 
 /// `flags` and `idx` come before the entries, in both rings.
 const FLAGS: usize = 0;
@@ -32,7 +32,7 @@ const EVENT: usize = 2;
 
 /// Resolves and checks the descriptor table, the available and the used ring.
 fn areas(memory: &GuestMemory, config: &Config) -> Result<(Area, Area, Area), RingError> {
-    let n = usize::from(config.size);
+    let n = usize::from(checked_size(config.size.into(), config.packed)?);
     let event = if config.event_idx { EVENT } else { 0 };
     let Addresses {
         descriptor,
@@ -48,16 +48,16 @@ fn areas(memory: &GuestMemory, config: &Config) -> Result<(Area, Area, Area), Ri
     Ok((desc, avail, used))
 }
 
+/// The available index to go on from.
+fn next_avail(config: &Config) -> Result<u16, RingError> {
+    let Config { size, base, .. } = *config;
+    u16::try_from(base).map_err(|_| RingError::Base { base, size })
+}
+
 /// Whether a ring could be made from `config`. Touches nothing.
 pub(crate) fn check(memory: &GuestMemory, config: &Config) -> Result<(), RingError> {
-    let Config { size, base, .. } = *config;
-    if !size.is_power_of_two() || size > MAX_QUEUE_SIZE {
-        return Err(RingError::Size(size.into()));
-    }
-    if u16::try_from(base).is_err() {
-        return Err(RingError::Base { base, size });
-    }
-    areas(memory, config).map(drop)
+    areas(memory, config)?;
+    next_avail(config).map(drop)
 }
 
 /// The device's side of one split ring.
@@ -81,18 +81,14 @@ pub(crate) struct SplitRing {
     /// Whether anything was published since the ring was bound. With `EVENT_IDX` the first time
     /// always calls: nobody knows what `used_event` was meant for.
     called: bool,
-    /// Whether the driver was asked for kicks.
-    armed: bool,
 }
 
 impl SplitRing {
     /// Binds a ring to `memory`, to go on from the available index that is the base.
     pub(crate) fn new(memory: &GuestMemory, config: &Config) -> Result<Self, RingError> {
-        check(memory, config)?;
         let (desc, avail, used) = areas(memory, config)?;
+        let base = next_avail(config)?;
         let index = u16::from_le(used.u16(IDX).load(Ordering::Relaxed));
-        // Fits, checked above.
-        let base = config.base as u16;
         let ring = Self {
             size: config.size,
             event_idx: config.event_idx,
@@ -105,7 +101,6 @@ impl SplitRing {
             seen: base,
             refused: None,
             called: false,
-            armed: false,
         };
         // with EVENT_IDX the flags stay 0, whatever an earlier device left there.
         ring.used.u16(FLAGS).store(0, Ordering::Relaxed);
@@ -262,12 +257,6 @@ impl SplitRing {
         }
     }
 
-    /// Whether the driver was asked for kicks.
-    #[inline]
-    pub(crate) fn is_armed(&self) -> bool {
-        self.armed
-    }
-
     /// Logs where the driver is told whether kicks are wanted.
     #[cold]
     pub(crate) fn mark_wish(&self, log: &QueueLog) {
@@ -278,14 +267,10 @@ impl SplitRing {
     }
 
     /// Asks the driver for a kick with its next entry. True when there is one already: the
-    /// device must look again instead of going to sleep. Once armed, there is nothing to do
-    /// until [`SplitRing::disarm`]: an entry that came since has its kick.
+    /// device must look again instead of going to sleep.
     #[inline]
     pub(crate) fn arm(&mut self) -> bool {
         let next = self.next_avail();
-        if std::mem::replace(&mut self.armed, true) {
-            return false;
-        }
         if self.event_idx {
             let offset = ENTRIES + usize::from(self.size) * USED_ELEM;
             let event = self.used.u16(offset);
@@ -307,13 +292,10 @@ impl SplitRing {
         (base.into(), index != base)
     }
 
-    /// Tells the driver that kicks are not needed until [`SplitRing::arm`]. With EVENT_IDX that
-    /// needs no write: an event index that lies behind asks for nothing.
+    /// Tells the driver, without EVENT_IDX, that kicks are not needed until [`SplitRing::arm`].
     #[inline]
     pub(crate) fn disarm(&mut self) {
-        if std::mem::replace(&mut self.armed, false) && !self.event_idx {
-            let no_notify = (VRING_USED_F_NO_NOTIFY as u16).to_le();
-            self.used.u16(FLAGS).store(no_notify, Ordering::Relaxed);
-        }
+        let no_notify = (VRING_USED_F_NO_NOTIFY as u16).to_le();
+        self.used.u16(FLAGS).store(no_notify, Ordering::Relaxed);
     }
 }
