@@ -564,12 +564,10 @@ impl<D: Device> Session<D> {
             .inspect_err(|why| {
                 self.refused(format_args!("the dirty log cannot be used: {why}"));
             })?;
-        let log = DirtyLog::new(bits);
-        let mappings = self.table.mappings().chain(self.log_range());
-        self.watch.set(mappings.chain([log.range()]));
-        self.log = Some(Arc::new(log));
-        self.log_writes();
+        self.log = Some(Arc::new(DirtyLog::new(bits)));
+        // Nothing is written to the old one any more: from here on the queues have the new.
         self.watch_mappings();
+        self.log_writes();
         Ok(())
     }
 
@@ -654,7 +652,6 @@ impl<D: Device> Session<D> {
         let features = self.ring_features();
         let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
         let always_enabled = self.accepted & protocol == 0;
-        let log = self.log_in_force();
         let Some(vring) = usize::try_from(index)
             .ok()
             .and_then(|index| self.vrings.get_mut(index))
@@ -673,10 +670,13 @@ impl<D: Device> Session<D> {
             self.logs.bad_rings.warn(line);
             return;
         }
-        if begins {
-            vring.set_log(log.as_ref());
-        }
         vring.pending = vring.queue.is_some();
+        if begins {
+            let log = self.log_in_force();
+            if let Ok(vring) = self.vring(index) {
+                vring.set_log(log.as_ref());
+            }
+        }
     }
 
     /// Stops a vring, and returns the base to resume it from. After this nothing of it is

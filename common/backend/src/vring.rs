@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
-use vhost_device_queue::{Addresses, Config, DirtyLog, MAX_QUEUE_SIZE, Queue, QueueLog};
+use vhost_device_queue::{Addresses, Config, DirtyLog, Queue, QueueLog, checked_size};
 
 use crate::table::Table;
 
@@ -91,17 +91,10 @@ pub(crate) struct Vring {
 }
 
 impl Vring {
-    /// Takes a size from the front-end: up to [`MAX_QUEUE_SIZE`], and a power of two unless the
-    /// ring is packed.
+    /// Takes a size from the front-end: one that such a ring may have.
     pub(crate) fn set_size(&mut self, size: u32, features: RingFeatures) -> Result<(), VringError> {
-        let bad = vhost_device_queue::RingError::Size(size);
-        match u16::try_from(size) {
-            Ok(short @ 1..=MAX_QUEUE_SIZE) if features.packed || short.is_power_of_two() => {
-                self.size = short;
-                Ok(())
-            }
-            _ => Err(bad.into()),
-        }
+        self.size = checked_size(size, features.packed)?;
+        Ok(())
     }
 
     /// Takes the place where to begin or go on from the front-end.
