@@ -382,9 +382,7 @@ fn p9_a_call_comes_when_the_event_is_passed_and_not_again() {
             is_called(&mut rig, 1);
             for _ in 0..3 * size {
                 let mut event = rig.ring.next_used();
-                let slot = event.slot + ahead;
-                event.wrap ^= slot >= size;
-                event.slot = slot % size;
+                event.move_on(ahead, size);
                 rig.ring
                     .set_driver_event(event.bits(), RING_EVENT_FLAGS_DESC);
                 for step in 0..size {
@@ -403,9 +401,7 @@ fn p9_an_event_inside_of_a_chain_is_passed_with_it() {
     for _ in 0..20 {
         for inside in 0..3 {
             let mut event = rig.ring.next_used();
-            let slot = event.slot + inside;
-            event.wrap ^= slot >= 7;
-            event.slot = slot % 7;
+            event.move_on(inside, 7);
             rig.ring
                 .set_driver_event(event.bits(), RING_EVENT_FLAGS_DESC);
             assert!(is_called(&mut rig, 3));

@@ -81,7 +81,8 @@ impl Place {
         }
     }
 
-    fn move_on(&mut self, count: u16, size: u16) {
+    /// Moves on by at most a round of a ring of `size`.
+    pub fn move_on(&mut self, count: u16, size: u16) {
         let slot = u32::from(self.slot) + u32::from(count);
         self.wrap ^= slot >= size.into();
         self.slot = (slot % u32::from(size)) as u16;

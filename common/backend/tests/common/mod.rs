@@ -15,7 +15,7 @@ use vhost_device_backend::{
 use vhost_device_driver::guest::{DEFAULT_GUEST_ADDR, Driver, Options, RingDriver};
 use vhost_device_driver::memory::RegionSpec;
 use vhost_device_driver::protocol::*;
-use vhost_device_driver::{Buffer, EventFd, Frontend, PackedRing, Ring, SplitRing, Used};
+use vhost_device_driver::{Buffer, EventFd, Frontend, Ring, SplitRing, Used};
 use vhost_device_queue::{Kept, Request};
 
 /// How many queues the device has.
@@ -310,12 +310,11 @@ pub fn running() -> (Guest, Session) {
 
 /// A guest whose device was brought up with these options, and its session.
 pub fn running_with(options: Options) -> (Guest, Session) {
-    let (stream, session) = Session::start(Setup::default());
-    (Guest::connect(stream, options), session)
+    running_on(options)
 }
 
-/// The same with packed rings.
-pub fn packed_running_with(options: Options) -> (RingGuest<PackedRing>, Session) {
+/// The same with rings of either kind.
+pub fn running_on<R: Ring>(options: Options) -> (RingGuest<R>, Session) {
     let (stream, session) = Session::start(Setup::default());
     (RingGuest::connect(stream, options), session)
 }

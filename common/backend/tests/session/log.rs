@@ -51,8 +51,7 @@ impl Log {
 }
 
 fn guest<R: Ring>() -> (RingGuest<R>, Session) {
-    let (stream, session) = Session::start(Setup::default());
-    (RingGuest::connect(stream, options().log_used()), session)
+    running_on(options().log_used())
 }
 
 /// One request whose question and answer have a page each; the page of the answer.
