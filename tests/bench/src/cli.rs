@@ -25,6 +25,11 @@ pub(crate) struct Cli {
     #[arg(long)]
     pub(crate) write: bool,
 
+    /// Count the queue's instructions for a chain with callgrind, and compare them with the
+    /// baseline; with --write, make that
+    #[arg(long)]
+    pub(crate) count: bool,
+
     /// Fewer and shorter rounds: a look, not a result
     #[arg(long)]
     quick: bool,

@@ -27,7 +27,7 @@ use anyhow::{Context, Result};
 
 use crate::arch::Arch;
 use crate::programs::Programs;
-use apt::Apt;
+use apt::{Apt, Tool};
 use cache::Cache;
 pub use crates::{Build, install_crate, install_crate_with};
 pub use progress::Progress;
@@ -66,6 +66,17 @@ pub fn run(progress: &Progress) -> Result<Images> {
     busybox::extract(arch, &cache, &apt, progress)?;
     tools::extract(arch, &cache, &apt, progress)?;
     find()
+}
+
+/// Installs a Debian package unless the program that it brings is there.
+pub fn require(
+    purpose: &str,
+    package: &'static str,
+    program: &'static str,
+    progress: &Progress,
+) -> Result<()> {
+    let cache = Cache::open()?.lock(progress)?;
+    Apt::new(&cache, progress).install_tools(purpose, &[Tool::program(package, program)])
 }
 
 /// What guests need, when [`run`] made it be there before.
