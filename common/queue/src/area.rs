@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 
 use crate::chain::{DESCRIPTOR_SIZE, Words};
-use crate::memory::{GuestMemory, Mapping, read_descriptor};
+use crate::memory::{GuestMemory, Mapping};
 use crate::ring::RingError;
 
 /// One of a ring's three areas, mapped. All offsets that reach it are made from an index below the
@@ -74,11 +74,45 @@ impl Area {
         unsafe { self.at::<AtomicU64>(offset).as_ref() }
     }
 
+    /// The area as a table of descriptors, which it is.
+    #[inline]
+    pub(crate) fn table(&self) -> Table {
+        Table(self.base.cast())
+    }
+
     /// The descriptor in `slot` of an area that is a table of them, read once.
     #[inline]
     pub(crate) fn descriptor(&self, slot: u16) -> Words {
-        let from = self.at(usize::from(slot) * DESCRIPTOR_SIZE);
+        debug_assert!((usize::from(slot) + 1) * DESCRIPTOR_SIZE <= self.len);
         // SAFETY: a whole descriptor inside the area, which keeps it mapped.
-        unsafe { read_descriptor(from) }
+        unsafe { self.table().read(slot) }
+    }
+}
+
+/// A table of descriptors: aligned, but how long it is and for how long it is mapped is not known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Table(NonNull<u64>);
+
+impl Table {
+    /// The table at an address, if that is aligned.
+    #[inline]
+    pub(crate) fn at(address: NonNull<u8>) -> Option<Self> {
+        let table = Self(address.cast());
+        table.0.is_aligned().then_some(table)
+    }
+
+    /// Reads descriptor `index` exactly once: what is checked is what is used. As two words, which
+    /// stay in registers.
+    ///
+    /// # Safety
+    /// The table has the descriptor, and is mapped.
+    #[inline(always)]
+    pub(crate) unsafe fn read<I: Into<usize>>(self, index: I) -> Words {
+        // SAFETY: 16 mapped bytes, as the caller promises, and aligned. Volatile, as the guest may
+        // write at any time.
+        unsafe {
+            let from = self.0.add(2 * index.into());
+            [from.read_volatile(), from.add(1).read_volatile()]
+        }
     }
 }

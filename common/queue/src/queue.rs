@@ -3,8 +3,9 @@
 use crate::chain::{Chain, ChainError};
 use crate::log::QueueLog;
 use crate::memory::GuestMemory;
+use crate::quick::Quick;
 use crate::request::{Kept, Register, Request};
-use crate::ring::{Addresses, Config, Ring, RingError, Ticket};
+use crate::ring::{Addresses, Config, Ring, RingError};
 
 /// The device's side of one virtqueue.
 ///
@@ -17,6 +18,8 @@ use crate::ring::{Addresses, Config, Ring, RingError, Ticket};
 #[derive(Debug)]
 pub struct Queue {
     ring: Ring,
+    quick: Quick,
+    /// What is not for the quick walk.
     chain: Chain,
     register: Register,
     /// Requests may have been left in the ring because the device kept too many.
@@ -32,8 +35,9 @@ impl Queue {
     pub fn new(memory: &GuestMemory, config: &Config) -> Result<Self, RingError> {
         Ok(Self {
             ring: Ring::new(memory, config)?,
+            quick: Quick::new(),
             chain: Chain::new(),
-            register: Register::new(),
+            register: Register::new(config.size),
             blocked: false,
         })
     }
@@ -88,10 +92,20 @@ impl Queue {
         if self.is_full() {
             return None;
         }
-        match self.ring.take(&mut self.chain, memory)? {
-            Ok(ticket) => Some(Ok(self.request(memory, ticket))),
-            Err(error) => Some(Err(error)),
-        }
+        let (ticket, buffers) = match self.ring.take(&mut self.quick, memory) {
+            Some((ticket, found)) => (ticket, self.quick.buffers(found)?),
+            None => match self.ring.take_carefully(&mut self.chain, memory)? {
+                Ok(ticket) => (ticket, self.chain.buffers()),
+                Err(error) => return Some(Err(error)),
+            },
+        };
+        Some(Ok(Request::new(
+            ticket,
+            memory,
+            buffers,
+            &mut self.ring,
+            &mut self.register,
+        )))
     }
 
     #[inline]
@@ -103,7 +117,7 @@ impl Queue {
 
     #[inline]
     fn holds_too_many(&self) -> bool {
-        self.register.is_full(self.ring.size()) || self.ring.is_full()
+        self.register.is_full() || self.ring.is_full()
     }
 
     /// Whether the device kept too many requests, and does so no more: then there may be some in
@@ -113,17 +127,6 @@ impl Queue {
             self.blocked = false;
             true
         }
-    }
-
-    #[inline]
-    fn request<'a>(&'a mut self, memory: &'a GuestMemory, ticket: Ticket) -> Request<'a> {
-        Request::new(
-            ticket,
-            memory,
-            &self.chain,
-            &mut self.ring,
-            &mut self.register,
-        )
     }
 
     /// Whether `kept` is a request of this run of this queue.
@@ -146,7 +149,13 @@ impl Queue {
             self.ring.push_used(ticket, 0);
             return None;
         }
-        Some(self.request(memory, ticket))
+        Some(Request::new(
+            ticket,
+            memory,
+            self.chain.buffers(),
+            &mut self.ring,
+            &mut self.register,
+        ))
     }
 
     /// Shows the driver all answers up to now. True when it wants to be called for them.

@@ -6,7 +6,7 @@ use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::chain::{Chain, MAX_CHAIN_DESCRIPTORS};
+use crate::chain::{Buffers, Chain, MAX_CHAIN_DESCRIPTORS};
 use crate::cursor::{Reader, Writer};
 use crate::memory::GuestMemory;
 use crate::ring::{Ring, Ticket};
@@ -20,7 +20,7 @@ pub struct Request<'a> {
     ticket: Ticket,
     reader: Reader<'a>,
     writer: Writer<'a>,
-    chain: &'a Chain,
+    buffers: Buffers<'a>,
     ring: &'a mut Ring,
     register: &'a mut Register,
 }
@@ -30,15 +30,15 @@ impl<'a> Request<'a> {
     pub(crate) fn new(
         ticket: Ticket,
         memory: &'a GuestMemory,
-        chain: &'a Chain,
+        buffers: Buffers<'a>,
         ring: &'a mut Ring,
         register: &'a mut Register,
     ) -> Self {
         Self {
             ticket,
-            reader: Reader::new(memory, chain.readable()),
-            writer: Writer::new(memory, chain.writable()),
-            chain,
+            reader: Reader::new(memory, (buffers.readable, buffers.readable_len)),
+            writer: Writer::new(memory, (buffers.writable, buffers.writable_len)),
+            buffers,
             ring,
             register,
         }
@@ -63,13 +63,15 @@ impl<'a> Request<'a> {
     }
 
     /// How many bytes the driver sent, read or not.
+    #[inline]
     pub fn readable_len(&self) -> usize {
-        self.chain.readable().1
+        self.buffers.readable_len
     }
 
     /// How many bytes the answer may have, written or not.
+    #[inline]
     pub fn writable_len(&self) -> usize {
-        self.chain.writable().1
+        self.buffers.writable_len
     }
 
     /// Returns the request to the driver. The used length is what was written.
@@ -77,8 +79,8 @@ impl<'a> Request<'a> {
     pub fn complete(self) {
         let mut this = ManuallyDrop::new(self);
         let written = this.writer.written();
-        let (ticket, chain) = (this.ticket, this.chain);
-        this.ring.mark_written(chain, written);
+        let (ticket, buffers) = (this.ticket, this.buffers);
+        this.ring.mark_written(buffers.writable, written);
         // Fits: a chain's buffers add up to less than 2^32 (`ChainError::TooLarge`).
         this.ring.push_used(ticket, written as u32);
     }
@@ -87,15 +89,17 @@ impl<'a> Request<'a> {
     /// What was read or written so far is forgotten: it begins again.
     pub fn keep(self) -> Kept {
         let mut this = ManuallyDrop::new(self);
-        let (ticket, chain) = (this.ticket, this.chain);
-        this.ring.mark_written(chain, this.writer.written());
-        this.register.add(ticket, chain)
+        let (ticket, buffers) = (this.ticket, this.buffers);
+        let written = this.writer.written();
+        this.ring.mark_written(buffers.writable, written);
+        this.register.add(ticket, &buffers)
     }
 }
 
 impl Drop for Request<'_> {
     fn drop(&mut self) {
-        self.ring.mark_written(self.chain, self.writer.written());
+        self.ring
+            .mark_written(self.buffers.writable, self.writer.written());
         self.ring.push_used(self.ticket, 0);
     }
 }
@@ -144,16 +148,23 @@ pub(crate) struct Register {
     kept: BTreeMap<u64, Entry>,
     /// How many segments they have together.
     segments: usize,
+    /// Whether these are as many as there may be.
+    full: bool,
+    /// How many requests there may be: as many as the ring is long.
+    room: usize,
     dropped: Arc<Mutex<Vec<u64>>>,
 }
 
 impl Register {
-    pub(crate) fn new() -> Self {
+    /// For a ring of `size`.
+    pub(crate) fn new(size: u16) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             queue: NEXT.fetch_add(1, Ordering::Relaxed),
             kept: BTreeMap::new(),
             segments: 0,
+            full: false,
+            room: size.into(),
             dropped: Arc::default(),
         }
     }
@@ -162,26 +173,33 @@ impl Register {
         self.kept.is_empty()
     }
 
-    /// Whether the device keeps as many requests as a ring of `size` may have, or as many
-    /// segments as there may be.
+    /// Whether the device keeps as many requests as the ring may have, or as many segments as there
+    /// may be.
     #[inline]
-    pub(crate) fn is_full(&self, size: u16) -> bool {
-        self.kept.len() >= usize::from(size) || self.segments >= MAX_KEPT_SEGMENTS
+    pub(crate) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    fn count(&mut self) {
+        self.full = self.kept.len() >= self.room || self.segments >= MAX_KEPT_SEGMENTS;
     }
 
     fn remove(&mut self, position: u64) -> Option<Ticket> {
         let entry = self.kept.remove(&position)?;
         self.segments -= entry.segments;
+        self.count();
         Some(entry.ticket)
     }
 
-    fn add(&mut self, ticket: Ticket, chain: &Chain) -> Kept {
+    fn add(&mut self, ticket: Ticket, buffers: &Buffers<'_>) -> Kept {
         let position = ticket.position;
-        let (readable, _) = chain.readable();
-        let (writable, _) = chain.writable();
-        let segments = chain.len();
+        let Buffers {
+            readable, writable, ..
+        } = *buffers;
+        let segments = readable.len() + writable.len();
         self.kept.insert(position, Entry { ticket, segments });
         self.segments += segments;
+        self.count();
         Kept {
             queue: self.queue,
             position,
@@ -214,15 +232,7 @@ impl Register {
         let ticket = self.remove(kept.position)?;
         // It may be kept again, under the same position.
         kept.dropped = None;
-        chain.clear();
-        let sound = kept
-            .segments
-            .iter()
-            .enumerate()
-            .all(|(index, &(addr, len))| {
-                let writable = index >= kept.readable;
-                chain.add_buffer(memory, addr, len, writable).is_ok()
-            });
+        let sound = chain.gather(memory, &kept.segments, kept.readable).is_ok();
         Some((ticket, sound))
     }
 
@@ -263,6 +273,7 @@ impl Register {
         let base = self.rewound(taken);
         self.segments = 0;
         let kept = std::mem::take(&mut self.kept);
+        self.count();
         for (_, entry) in kept
             .into_iter()
             .take_while(|(position, _)| *position < base)

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::chain::{Chain, ChainError};
+use crate::chain::{Chain, ChainError, Segment};
 use crate::log::QueueLog;
 use crate::memory::GuestMemory;
 use crate::packed::{self, PackedRing};
+use crate::quick::{Found, Quick};
 use crate::split::{self, SplitRing};
 
 /// The largest ring (VIRTIO 1.4 §2.7, §2.8.10.1).
@@ -224,12 +225,8 @@ impl Ring {
         Ok(())
     }
 
-    #[inline]
-    pub(crate) fn size(&self) -> u16 {
-        self.config.size
-    }
-
     /// How many entries were taken, counted from where positions are counted from.
+    #[inline]
     pub(crate) fn taken(&self) -> u64 {
         either!(&self.kind, ring => ring.taken())
     }
@@ -243,19 +240,35 @@ impl Ring {
         }
     }
 
-    /// The next chain, collected in `chain`, or what is wrong with it: then it is answered.
-    #[inline]
+    /// Takes the next chain, if the quick walk can follow it.
+    #[inline(always)]
     pub(crate) fn take(
+        &mut self,
+        quick: &mut Quick,
+        memory: &GuestMemory,
+    ) -> Option<(Ticket, Found)> {
+        let indirect = self.config.indirect;
+        either!(&mut self.kind, ring => ring.take(quick, memory, indirect))
+    }
+
+    /// Takes the next chain, collected in `chain`, or what is wrong with it: then it is answered.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn take_carefully(
         &mut self,
         chain: &mut Chain,
         memory: &GuestMemory,
     ) -> Option<Result<Ticket, ChainError>> {
         let indirect = self.config.indirect;
-        let (ticket, walked) = either!(&mut self.kind, ring => ring.take(chain, memory, indirect))?;
+        let (ticket, walked) =
+            either!(&mut self.kind, ring => ring.take_carefully(chain, memory, indirect))?;
         if let Err(error) = walked {
-            // A descriptor that does not exist cannot be returned.
-            let len = (!matches!(error, ChainError::Head { .. })).then_some(0);
-            self.finish(Answer { ticket, len });
+            if !matches!(error, ChainError::Head { .. }) {
+                self.push_used(ticket, 0);
+            } else {
+                // A descriptor that does not exist cannot be returned.
+                self.finish_in_order(Answer { ticket, len: None });
+            }
             return Some(Err(error));
         }
         Some(Ok(ticket))
@@ -264,22 +277,16 @@ impl Ring {
     /// Returns a chain to the driver, which sees it with the next [`Ring::publish`].
     #[inline]
     pub(crate) fn push_used(&mut self, ticket: Ticket, len: u32) {
-        self.finish(Answer {
-            ticket,
-            len: Some(len),
-        });
-    }
-
-    #[inline]
-    fn finish(&mut self, answer: Answer) {
-        if self.order.is_some() {
-            self.finish_in_order(answer);
+        if self.order.is_none() {
+            self.give(ticket, len);
         } else {
-            self.give(answer);
+            let len = Some(len);
+            self.finish_in_order(Answer { ticket, len });
         }
     }
 
     /// Gives an answer when all before it are given, and those that waited for it (C-11).
+    #[inline(never)]
     fn finish_in_order(&mut self, answer: Answer) {
         let mut now = Some(answer);
         while let (Some(order), Some(answer)) = (&mut self.order, now) {
@@ -289,16 +296,17 @@ impl Ring {
             }
             order.next = answer.ticket.end();
             now = order.early.remove(&order.next);
-            self.give(answer);
+            if let Some(len) = answer.len {
+                self.give(answer.ticket, len);
+            }
         }
     }
 
     #[inline]
-    fn give(&mut self, Answer { ticket, len }: Answer) {
-        match (&mut self.kind, len) {
-            (Kind::Split(ring), Some(len)) => ring.push_used(ticket.id, len),
-            (Kind::Packed(ring), Some(len)) => ring.push_used(ticket, len),
-            (_, None) => {}
+    fn give(&mut self, ticket: Ticket, len: u32) {
+        match &mut self.kind {
+            Kind::Split(ring) => ring.push_used(ticket.id, len),
+            Kind::Packed(ring) => ring.push_used(ticket, len),
         }
     }
 
@@ -346,9 +354,9 @@ impl Ring {
 
     /// Logs what was written for the driver.
     #[inline]
-    pub(crate) fn mark_written(&self, chain: &Chain, written: usize) {
+    pub(crate) fn mark_written(&self, writable: &[Segment], written: usize) {
         if let Some(log) = &self.log {
-            log.mark_written(chain, written);
+            log.mark_written(writable, written);
         }
     }
 

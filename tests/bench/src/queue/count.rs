@@ -76,7 +76,10 @@ fn compare(baseline: &str, page: &str) -> Result<()> {
             writeln!(wrong, "  {old}  became  {new}")?;
         }
     }
-    ensure!(old.next().is_none(), "{BASELINE} has more lines than there are counts");
+    ensure!(
+        old.next().is_none(),
+        "{BASELINE} has more lines than there are counts"
+    );
     ensure!(
         wrong.is_empty(),
         "more than {TOLERANCE} % away from {BASELINE}:\n{wrong}If that is what you want, write it \
@@ -100,12 +103,20 @@ fn is_close(old: &str, new: &str) -> bool {
 
 /// Instructions for a chain, of each cell.
 fn count() -> Result<Vec<f64>> {
-    setup::require("counting instructions", "valgrind", "valgrind", &Progress::new())?;
+    setup::require(
+        "counting instructions",
+        "valgrind",
+        "valgrind",
+        &Progress::new(),
+    )?;
     let directory = tempfile::tempdir().context("cannot make a directory")?;
     let out = directory.path().join("out");
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--combine-dumps=no"])
-        .args(["--dump-before=*count::counted*", "--dump-before=*count::over*"])
+        .args([
+            "--dump-before=*count::counted*",
+            "--dump-before=*count::over*",
+        ])
         .arg(format!("--callgrind-out-file={}", out.display()))
         .arg(env::current_exe().context("cannot find the running program")?)
         .args(["queue", "--count", "--inside", "0"])
@@ -132,7 +143,10 @@ fn total(part: &Path) -> Result<u64> {
     let Some(total) = text.lines().find_map(|line| line.strip_prefix("totals: ")) else {
         bail!("{} has no totals", part.display());
     };
-    total.trim().parse().context("callgrind's total is no number")
+    total
+        .trim()
+        .parse()
+        .context("callgrind's total is no number")
 }
 
 /// The part under callgrind: all loops.

@@ -166,10 +166,7 @@ impl<R: Ring, D> Loop<R, D> {
             "{bytes} bytes, not {expected}: {shape:?}"
         );
         while self.ring.pop_used().is_some() {}
-        ensure!(
-            self.ring.outstanding() == 0,
-            "not every chain came back"
-        );
+        ensure!(self.ring.outstanding() == 0, "not every chain came back");
         Ok(spent)
     }
 }
