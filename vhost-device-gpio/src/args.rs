@@ -189,7 +189,8 @@ fn check_alone(board: &str) -> Result<(), Invalid> {
     let count = board.split(',').next().unwrap_or_default();
     match count.contains('+') || board.contains("+sim:") {
         true => invalid(
-            "a guest has one simulated chip and nothing besides: give it more lines, or each guest an -l of its own",
+            "a guest has one simulated chip and nothing besides: give it more lines, or each \
+             guest an -l of its own",
         ),
         false => Ok(()),
     }
@@ -198,11 +199,10 @@ fn check_alone(board: &str) -> Result<(), Invalid> {
 /// What to write instead of the simulated chip that `chip` seems to mean, if it means one: they
 /// are no chips of the host.
 fn simulated(chip: &str) -> Option<String> {
-    let count = chip.strip_prefix("sim")?;
+    let count = chip.strip_prefix("sim").or(chip.strip_prefix('s'))?;
     match count.strip_prefix(':').unwrap_or(count) {
         "" => Some("sim:8".to_owned()),
-        count if count.bytes().all(|byte| byte.is_ascii_digit()) => Some(format!("sim:{count}")),
-        _ => None,
+        count => is_number(count).then(|| format!("sim:{count}")),
     }
 }
 
@@ -288,6 +288,16 @@ impl FromStr for Lines {
             Some((which, chip)) => (Some(which), chip),
             None => (None, text),
         };
+        let is_range = |(first, last): (&str, &str)| is_number(first) && is_number(last);
+        if which.is_none()
+            && chip
+                .split(',')
+                .any(|one| one.split_once('-').is_some_and(is_range))
+        {
+            return invalid(format!(
+                "{text:?} names lines and no chip: write {text}@gpiochip0"
+            ));
+        }
         if chip.is_empty() {
             return invalid(format!(
                 "{text:?} names no chip: write LINES@gpiochip0, gpiochip0, or sim:8"
@@ -595,6 +605,10 @@ mod tests {
             ("sim:8+0@0", "one simulated chip and nothing besides"),
             ("0@0+sim:4", "alone: sim:8"),
             ("0-3@sim:8", "whole, without lines before an `@`: sim:8"),
+            ("0-3@s8", "whole, without lines before an `@`: sim:8"),
+            ("s4+s8", "alone: sim:4"),
+            ("0-3", "no chip: write 0-3@gpiochip0"),
+            ("1,4-7", "no chip: write 1,4-7@gpiochip0"),
             ("0-3@sim8", "without lines before an `@`: sim:8"),
         ] {
             let error = parse(&["-l", wrong]).unwrap_err();
@@ -679,6 +693,7 @@ mod tests {
             (["--attr", "1@0"], "no `=`: write 1,3-4@gpiochip0=pull-up"),
             (["--attr", "0@sim=pull-up"], "of the host's chips"),
             (["--safe", "0@sim:8=1"], "of the host's chips"),
+            (["--safe", "0@s8=1"], "of the host's chips"),
             (["--safe", "sim8=1"], "of the host's chips"),
             (["--attr", "1@0=loud"], "no attribute"),
             (["--attr", "1@0=pull-up,pull-down"], "said before"),

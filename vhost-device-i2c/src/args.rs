@@ -34,11 +34,11 @@ pub struct Args {
 
     /// Give up on an answer of the bus after this time; of all buses unless one is named. It is
     /// the adapter's setting, for everyone on the host, in steps of 10 ms.
-    #[arg(long, value_name = "[BUS=]MILLISECONDS")]
+    #[arg(long, value_name = "[BUS=]MILLISECONDS", allow_negative_numbers = true)]
     pub timeout: Vec<Setting<NonZeroU32>>,
 
     /// Try so often again when the bus is busy; of all buses unless one is named.
-    #[arg(long, value_name = "[BUS=]N")]
+    #[arg(long, value_name = "[BUS=]N", allow_negative_numbers = true)]
     pub retries: Vec<Setting<u32>>,
 
     /// The temperature at the simulators' LM75, in degrees Celsius [default: 25].

@@ -426,6 +426,10 @@ fn v9_usage_errors_end_with_status_2() {
         (&["-l", "sim", "--read-only", "x"], "--read-only"),
         (&["-l", "sim", "--sim-temperature", "200"], "LM75"),
         (&["-l", "sim", "--timeout", "0"], "milliseconds, 1 or more"),
+        (
+            &["-l", "sim", "--retries", "-1"],
+            "number of times, 0 or more",
+        ),
         // What contradicts itself; the rest is in the program's own tests.
         (&["-l", "sim0,sim1"], "both bus sim0 and bus sim1"),
         (

@@ -175,7 +175,10 @@ impl Linux {
         match find(Path::new(SYSFS), name)[..] {
             [] => Err(OpenError::NoName {
                 name: name.to_owned(),
-                hint: there_are(Path::new(SYSFS)),
+                hint: match bus_number(name) {
+                    Some(number) => format!("/dev/i2c-{number} is written {number}"),
+                    None => there_are(Path::new(SYSFS)),
+                },
             }),
             [number] => Self::by_number(number),
             ref numbers => Err(OpenError::ManyNames {
@@ -547,6 +550,8 @@ mod tests {
     fn test_what_is_no_bus_is_refused() {
         let error = Linux::by_path(Path::new("/dev/null")).unwrap_err();
         assert!(matches!(error, OpenError::Kind(_)), "{error}");
+        let error = Linux::by_name("i2c-7").unwrap_err().to_string();
+        assert!(error.contains("/dev/i2c-7 is written 7"), "{error}");
         let error = Linux::by_path(Path::new("/missing")).unwrap_err();
         assert!(matches!(error, OpenError::Open { .. }), "{error}");
         let error = Linux::by_path(Path::new("/tmp")).unwrap_err();
