@@ -171,6 +171,8 @@ pub fn check(args: &Args, guests: usize) -> Result<(), OpenError> {
             Set::Sim(board) => unique(guest, board.names.iter())?,
             Set::Host(parts) => {
                 unique(guest, parts.iter().flat_map(|part| &part.names))?;
+                let counts = parts.iter().filter_map(|part| part.lines.count());
+                check_total(guest, counts.sum())?;
                 for part in parts {
                     check_part(guest, part, &mut owners)?;
                 }
@@ -205,6 +207,13 @@ fn check_part<'a>(
         }
     }
     Ok(())
+}
+
+fn check_total(guest: usize, lines: usize) -> Result<(), OpenError> {
+    match lines > MAX_LINES {
+        true => Err(OpenError::TooMany { guest, lines }),
+        false => Ok(()),
+    }
 }
 
 fn check_names(part: &Part, lines: usize, chip: impl Fn() -> String) -> Result<(), OpenError> {
@@ -311,10 +320,7 @@ impl Plan {
         for part in parts {
             self.add_part(guest, part, &mut lines)?;
         }
-        if lines.len() > MAX_LINES {
-            let lines = lines.len();
-            return Err(OpenError::TooMany { guest, lines });
-        }
+        check_total(guest, lines.len())?;
         Ok(lines.into())
     }
 
@@ -543,6 +549,7 @@ mod tests {
                 "given to guest 0 and to guest 1",
             ),
             (1, "-l 1,0-3@0", "given to guest 0 and to guest 0"),
+            (1, "-l 0-511@0+0@1", "guest 0 has 513 lines, more than 512"),
             (1, "-l 0 --sim-control /c", "no guest has a simulated chip"),
         ] {
             let error = checked(guests, arguments).unwrap_err();
