@@ -15,6 +15,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Mode;
@@ -26,6 +27,9 @@ use crate::host::sim::Sim;
 
 /// The longest line: a client cannot fill the memory.
 const MAX_LINE: u64 = 256;
+
+/// How long clients that cannot be taken are left alone.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Listens at `path`, for as long as the process lives. The file is there for as long as what is
 /// returned.
@@ -44,18 +48,26 @@ pub(crate) fn start(path: &Path, sims: BTreeMap<String, Arc<Sim>>) -> Result<Lis
 
 fn listen(socket: &UnixListener, sims: &BTreeMap<String, Arc<Sim>>) {
     loop {
-        let ready = poll(&mut [PollFd::new(socket, PollFlags::IN)], None);
-        let served = ready.map_err(io::Error::from).and_then(|_| {
-            let (stream, _) = socket.accept()?;
-            stream.set_nonblocking(false)?;
-            serve(&stream, sims)
-        });
-        if let Err(error) = served
-            && error.kind() != io::ErrorKind::Interrupted
-        {
-            log::debug!("the control socket lost a client: {error}");
+        match accept(socket) {
+            Ok(stream) => {
+                if let Err(error) = serve(&stream, sims) {
+                    log::debug!("the control socket lost a client: {error}");
+                }
+            }
+            Err(error) => {
+                log::debug!("the control socket cannot take a client: {error}");
+                // It is ready still when descriptors have run out.
+                thread::sleep(PAUSE);
+            }
         }
     }
+}
+
+fn accept(socket: &UnixListener) -> io::Result<UnixStream> {
+    poll(&mut [PollFd::new(socket, PollFlags::IN)], None)?;
+    let (stream, _) = socket.accept()?;
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// Does what a client says, until it leaves.
@@ -104,7 +116,7 @@ mod tests {
             ("", "BUS temperature=DEGREES"),
             ("sim1", "BUS temperature=DEGREES"),
             ("sim1 pressure=3", "BUS temperature=DEGREES"),
-            ("sim1 temperature=3 4", "invalid float"),
+            ("sim1 temperature=3 4", "LM75"),
             ("sim2 temperature=3", "no guest has"),
             ("sim1 temperature=126", "LM75"),
             ("sim1 temperature=nan", "LM75"),
