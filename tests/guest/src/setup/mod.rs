@@ -17,6 +17,7 @@ mod cpio;
 mod crates;
 mod initramfs;
 mod kernel;
+mod packages;
 mod progress;
 mod qemu;
 mod tools;
@@ -30,6 +31,7 @@ use crate::programs::Programs;
 use apt::Apt;
 use cache::Cache;
 pub use crates::{Build, install_crate, install_crate_with};
+use packages::Packages;
 pub use progress::Progress;
 
 /// What a guest is booted from.
@@ -61,10 +63,16 @@ pub fn run(progress: &Progress) -> Result<Images> {
     }
     let cache = cache.lock(progress)?;
     let apt = Apt::new(&cache, progress);
+    let foreign = Packages::foreign(&cache, progress, arch.debian);
+    let packages = if arch.is_own() {
+        apt.packages()
+    } else {
+        &foreign
+    };
     qemu::install(arch, &apt)?;
     kernel::build(arch, &cache, &apt, progress)?;
-    busybox::extract(arch, &cache, &apt, progress)?;
-    tools::extract(arch, &cache, &apt, progress)?;
+    busybox::extract(arch, &cache, packages)?;
+    tools::extract(arch, &cache, packages)?;
     find()
 }
 
