@@ -5,12 +5,13 @@
 //! packages. What was built stays in the cache; when nothing is missing,
 //! nothing is downloaded and apt is not asked. [`find`] only looks.
 //! [`install_crate`] is apart from guests: it installs a program of crates.io
-//! into the same cache.
+//! into the same cache. So are the [`Arm64`] tools.
 //!
 //! Versions are pinned to a series and not exactly, because Debian's mirrors
 //! keep only the latest of each.
 
 mod apt;
+mod arm64;
 mod busybox;
 mod cache;
 mod cpio;
@@ -29,6 +30,7 @@ use anyhow::{Context, Result};
 use crate::arch::Arch;
 use crate::programs::Programs;
 use apt::Apt;
+pub use arm64::{Arm64, TARGET as ARM64_TARGET};
 use cache::Cache;
 pub use crates::{Build, install_crate, install_crate_with};
 use packages::Packages;
