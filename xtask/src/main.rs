@@ -1,5 +1,6 @@
 //! The project's commands: `cargo xtask <command>`.
 
+mod arm64;
 mod cargo;
 mod demo;
 #[cfg(test)]
@@ -7,6 +8,7 @@ mod docs;
 mod fuzz;
 mod steps;
 mod style;
+mod valgrind;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -40,10 +42,11 @@ enum Command {
     ///
     /// The last line counts the tests: "N passed, N failed". A step that fails
     /// without a test that does counts as one failed. Does the guests' set-up
-    /// when it is missing (see `setup`), and installs cargo-deny and cargo-fuzz
-    /// into the same cache.
+    /// when it is missing (see `setup`) and that for arm64 (see `arm64 setup`),
+    /// installs cargo-deny and cargo-fuzz into the same cache, and valgrind with
+    /// apt.
     Test {
-        /// Leave out what needs guests, their set-up, cargo-deny and cargo-fuzz
+        /// Leave out what needs guests, arm64, their set-up, valgrind, cargo-deny and cargo-fuzz
         #[arg(long)]
         quick: bool,
     },
@@ -64,6 +67,11 @@ enum Command {
         /// Try so many inputs for each target
         #[arg(long)]
         runs: Option<u64>,
+    },
+    /// Build the daemons for arm64, and run the tests there, under qemu-user
+    Arm64 {
+        #[command(subcommand)]
+        action: arm64::Action,
     },
     /// Get and build what guests need, as the demo and the tests do before
     ///
@@ -94,6 +102,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bench { args } => bench(args),
         Command::Fuzz { target, runs } => {
             fuzz::run(target.as_deref(), runs)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Arm64 { action } => {
+            arm64::run(&action)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Setup => {

@@ -8,6 +8,7 @@ use std::io::IoSliceMut;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use vhost_device_queue::{Addresses, Config, DirtyLog, Queue, QueueLog, checked_size};
@@ -236,8 +237,10 @@ impl Vring {
         let mut buffers = [IoSliceMut::new(&mut counter)];
         // An offset of -1 is a plain read.
         let taken = match preadv2(fd, &mut buffers, u64::MAX, ReadWriteFlags::NOWAIT) {
-            // Before Linux 5.13 an eventfd does not know it.
-            Err(Errno::OPNOTSUPP) => rustix::io::read(fd, &mut counter),
+            // Before Linux 5.13 an eventfd does not know it, and qemu-user has no such call.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) if is_readable(fd) => {
+                rustix::io::read(fd, &mut counter)
+            }
             taken => taken,
         };
         taken.is_ok_and(|count| count > 0)
@@ -249,6 +252,12 @@ impl Vring {
             signal(Some(fd));
         }
     }
+}
+
+/// Whether a read would not block now.
+fn is_readable(fd: &File) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|count| count > 0)
 }
 
 /// Adds 1 to an eventfd. A counter that is full has been signalled, and an fd that is none is

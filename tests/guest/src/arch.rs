@@ -1,10 +1,14 @@
 //! What differs from one guest architecture to another.
 
+use std::env::consts::ARCH;
+
 /// A guest architecture: how its kernel is built and its machine is started.
 #[derive(Debug)]
 pub struct Arch {
     /// Its name, in the kernel's `ARCH=` and in the names of cache entries.
     pub name: &'static str,
+    /// Debian's name of it.
+    pub debian: &'static str,
     /// The QEMU program that emulates it.
     pub qemu: &'static str,
     /// The Debian package with that program.
@@ -25,6 +29,7 @@ impl Arch {
     /// A 64-bit PC.
     pub const X86_64: Self = Self {
         name: "x86_64",
+        debian: "amd64",
         qemu: "qemu-system-x86_64",
         qemu_package: "qemu-system-x86",
         machine: &["-machine", "q35,memory-backend=mem", "-cpu", "qemu64"],
@@ -33,4 +38,9 @@ impl Arch {
         image_path: "arch/x86/boot/bzImage",
         fragment: include_str!("../kernels/x86_64.config"),
     };
+
+    /// Whether this machine is of it.
+    pub(crate) fn is_own(&self) -> bool {
+        self.name == ARCH
+    }
 }

@@ -7,8 +7,9 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::apt::{Apt, Pin, Tool};
+use super::apt::{Apt, Tool};
 use super::cache::{Cache, Entry, LockedCache};
+use super::packages::Pin;
 use super::progress::{Progress, Step};
 use crate::arch::Arch;
 
@@ -17,7 +18,7 @@ const SOURCE: Pin = Pin {
     version: "6.12.*",
 };
 /// The source inside the package.
-const TARBALL: &str = "./usr/src/linux-source-6.12.tar.xz";
+const TARBALL: &str = "usr/src/linux-source-6.12.tar.xz";
 /// To be counted up when the way of building changes what comes out.
 const RECIPE: &str = "recipe 1";
 
@@ -69,15 +70,15 @@ pub(crate) fn build(
     }
     apt.install_tools("building the guests' kernel", &TOOLS)?;
     let work = cache.temporary()?;
-    let deb = apt.download(&SOURCE, work.path())?;
+    let package = work.path().join("package");
+    let version = &apt.packages().unpack(&SOURCE, &package)?;
     let build = Build {
         arch,
         source: work.path().join("source"),
         log: work.path().join("log"),
     };
-    let version = &deb.version;
     progress.step(&format!("Unpacking Linux {version} (1.6 GB)"), |step| {
-        build.unpack(step, &deb.path)
+        build.unpack(step, &package.join(TARBALL))
     })?;
     progress.step("Configuring the guests' kernel", |step| {
         build.configure(step)
@@ -99,13 +100,11 @@ struct Build<'a> {
 }
 
 impl Build<'_> {
-    fn unpack(&self, step: &Step<'_>, deb: &Path) -> Result<()> {
+    fn unpack(&self, step: &Step<'_>, tarball: &Path) -> Result<()> {
         fs::create_dir(&self.source)?;
-        let script = "set -o pipefail; dpkg-deb --fsys-tarfile \"$1\" \
-            | tar -xO \"$2\" | tar -xJ --strip-components=1 -C \"$3\"";
-        let mut command = Command::new("bash");
-        command.args(["-c", script, "unpack"]);
-        command.arg(deb).arg(TARBALL).arg(&self.source);
+        let mut command = Command::new("tar");
+        command.args(["-x", "--xz", "--strip-components=1", "-f"]);
+        command.arg(tarball).arg("-C").arg(&self.source);
         step.command(&mut command, &self.log)
     }
 

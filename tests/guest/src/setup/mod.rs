@@ -5,18 +5,20 @@
 //! packages. What was built stays in the cache; when nothing is missing,
 //! nothing is downloaded and apt is not asked. [`find`] only looks.
 //! [`install_crate`] is apart from guests: it installs a program of crates.io
-//! into the same cache.
+//! into the same cache. So are the [`Arm64`] tools.
 //!
 //! Versions are pinned to a series and not exactly, because Debian's mirrors
 //! keep only the latest of each.
 
 mod apt;
+mod arm64;
 mod busybox;
 mod cache;
 mod cpio;
 mod crates;
 mod initramfs;
 mod kernel;
+mod packages;
 mod progress;
 mod qemu;
 mod tools;
@@ -28,8 +30,10 @@ use anyhow::{Context, Result};
 use crate::arch::Arch;
 use crate::programs::Programs;
 use apt::{Apt, Tool};
+pub use arm64::{Arm64, TARGET as ARM64_TARGET};
 use cache::Cache;
 pub use crates::{Build, install_crate, install_crate_with};
+use packages::Packages;
 pub use progress::Progress;
 
 /// What a guest is booted from.
@@ -61,10 +65,16 @@ pub fn run(progress: &Progress) -> Result<Images> {
     }
     let cache = cache.lock(progress)?;
     let apt = Apt::new(&cache, progress);
+    let foreign = Packages::foreign(&cache, progress, arch.debian);
+    let packages = if arch.is_own() {
+        apt.packages()
+    } else {
+        &foreign
+    };
     qemu::install(arch, &apt)?;
     kernel::build(arch, &cache, &apt, progress)?;
-    busybox::extract(arch, &cache, &apt, progress)?;
-    tools::extract(arch, &cache, &apt, progress)?;
+    busybox::extract(arch, &cache, packages)?;
+    tools::extract(arch, &cache, packages)?;
     find()
 }
 

@@ -6,13 +6,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::apt::{Apt, Pin};
 use super::cache::{Cache, Entry, LockedCache};
-use super::progress::Progress;
+use super::packages::{Packages, Pin};
 use crate::arch::Arch;
 
 /// A package, and the files of it that the guest gets.
@@ -156,12 +154,7 @@ pub(crate) fn files(directory: &Path) -> impl Iterator<Item = (&'static str, Pat
 }
 
 /// Puts the files into the cache unless they are there.
-pub(crate) fn extract(
-    arch: &Arch,
-    cache: &LockedCache,
-    apt: &Apt<'_>,
-    progress: &Progress,
-) -> Result<()> {
+pub(crate) fn extract(arch: &Arch, cache: &LockedCache, packages: &Packages<'_>) -> Result<()> {
     if find(arch, cache.cache())?.is_some() {
         return Ok(());
     }
@@ -169,35 +162,23 @@ pub(crate) fn extract(
     let made = work.path().join("made");
     let mut versions = Vec::new();
     for package in &PACKAGES {
-        versions.push(unpack(package, work.path(), &made, apt, progress)?);
+        let root = work.path().join(package.pin.package);
+        versions.push(packages.unpack(&package.pin, &root)?);
+        take(package, &root, &made)?;
     }
     let version = versions.first().context("no package of tools")?;
     cache.publish(&made, &entry(arch, &file_names()), version)
 }
 
-/// Takes the files of one package, and returns its version.
-fn unpack(
-    package: &Package,
-    work: &Path,
-    made: &Path,
-    apt: &Apt<'_>,
-    progress: &Progress,
-) -> Result<String> {
-    let name = package.pin.package;
-    let deb = apt.download(&package.pin, work)?;
-    let root = work.join(format!("root-{name}"));
-    progress.step(&format!("Unpacking {name} {}", deb.version), |step| {
-        let mut command = Command::new("dpkg");
-        command.arg("-x").arg(&deb.path).arg(&root);
-        step.command(&mut command, &work.join("log"))
-    })?;
+/// Takes the guest's files of a package that was unpacked to `root`.
+fn take(package: &Package, root: &Path, made: &Path) -> Result<()> {
     for file in package.files {
         let to = made.join(file.to);
         let directory = to.parent().unwrap_or(made);
         fs::create_dir_all(directory)
             // Some are symbolic links to others of their package.
             .and_then(|()| fs::copy(root.join(file.from), &to))
-            .with_context(|| format!("cannot take {} out of {name}", file.from))?;
+            .with_context(|| format!("cannot take {} out of {}", file.from, package.pin.package))?;
     }
-    Ok(deb.version)
+    Ok(())
 }
