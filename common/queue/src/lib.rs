@@ -20,6 +20,7 @@
 //! | `chain` | from a head descriptor to a checked list of segments |
 //! | `request` | requests, and those that a device keeps for later |
 //! | `log` | the dirty log |
+//! | `inflight` | requests in flight, in memory that outlives the process |
 //! | `cursor` | [`Reader`] and [`Writer`] |
 //!
 //! `unsafe` is in `memory` (mappings and pointers into them), `area` and `split` (the
@@ -28,6 +29,7 @@
 mod area;
 mod chain;
 mod cursor;
+mod inflight;
 mod log;
 pub mod memory;
 mod packed;
@@ -38,6 +40,7 @@ mod split;
 
 pub use chain::{ChainError, MAX_CHAIN_DESCRIPTORS};
 pub use cursor::{Reader, Short, Writer};
+pub use inflight::{InflightError, InflightRegion, QueueInflight};
 pub use log::{DirtyLog, QueueLog};
 pub use memory::GuestMemory;
 pub use queue::{Queue, Stopped};
