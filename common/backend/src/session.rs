@@ -12,7 +12,9 @@ use rustix::io::Errno;
 use vhost::vhost_user::BackendReqHandler;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_device_queue::memory::Mapping;
-use vhost_device_queue::{DirtyLog, GuestMemory, InflightError, InflightRegion, Kept, MAX_QUEUE_SIZE, Request};
+use vhost_device_queue::{
+    DirtyLog, GuestMemory, InflightError, InflightRegion, Kept, MAX_QUEUE_SIZE, Queue, Request,
+};
 use virtio_bindings::virtio_config::{
     VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1,
 };
@@ -825,8 +827,32 @@ impl<D: Device> Session<D> {
         Ok(base)
     }
 
+    /// Has the device see requests that were in flight before and that no index can stand for, if
+    /// their region does not outlive the stop of the vring. They are no more than the ring is long.
+    fn finish_stranded(&mut self, index: u32) {
+        // Fits: there are at most 65535 vrings.
+        let place = index as usize;
+        let stranded = |session: &Self| {
+            let queue = session
+                .vrings
+                .get(place)
+                .and_then(|vring| vring.queue.as_ref());
+            queue.map_or(0, Queue::stranded)
+        };
+        let mut left = stranded(self);
+        while left > 0 {
+            self.run_queue(place);
+            // The device may keep as many as it can, and then no more are taken.
+            let before = std::mem::replace(&mut left, stranded(self));
+            if left == before {
+                break;
+            }
+        }
+    }
+
     /// Takes the queue from a vring, and returns the base to make the next one from.
     fn halt(&mut self, index: u32) -> Result<u32, MessageError> {
+        self.finish_stranded(index);
         if self.vring(index)?.queue.is_some() {
             let mut queues = Queues {
                 vrings: &mut self.vrings,

@@ -158,11 +158,7 @@ impl InflightRegion {
     ///
     /// # Errors
     /// When the region is too short for packed rings.
-    pub fn queue(
-        &self,
-        index: u16,
-        packed: bool,
-    ) -> Result<Option<QueueInflight>, InflightError> {
+    pub fn queue(&self, index: u16, packed: bool) -> Result<Option<QueueInflight>, InflightError> {
         let area = self.area(index, packed)?;
         Ok(area.map(|area| QueueInflight {
             area,

@@ -195,6 +195,16 @@ impl Queue {
         self.ring.disarm();
     }
 
+    /// How many entries there are of requests, in flight since before the queue was made, that were
+    /// not popped yet and that [`Queue::stop`] would return with length 0, as the driver's ring has
+    /// them no more. [`Queue::pop`] gives them.
+    pub fn stranded(&self) -> u64 {
+        match self.ring.rewinds_from() {
+            Some(first) if self.ring.has_replays() => first.saturating_sub(self.ring.taken()),
+            _ => 0,
+        }
+    }
+
     /// Stops the queue. Requests that are kept, or were dropped since the last
     /// [`publish`](Queue::publish), and are the newest are to be taken
     /// again by whoever resumes at the base that is returned; others go back with length 0. With a

@@ -431,7 +431,7 @@ impl Ring {
 
     /// Whether there are chains to take again, which were in flight before.
     #[inline]
-    fn has_replays(&self) -> bool {
+    pub(crate) fn has_replays(&self) -> bool {
         let inflight = self.inflight.as_ref();
         inflight.is_some_and(|inflight| inflight.has_replays())
     }

@@ -223,7 +223,9 @@ impl Tracker {
             }
         }
         if descriptors > self.size.into() {
-            return Err(InflightError::Damaged("more is in flight than the ring has"));
+            return Err(InflightError::Damaged(
+                "more is in flight than the ring has",
+            ));
         }
         found.sort_by_key(|replay| replay.counter);
         if let Some(newest) = found.last() {
@@ -449,7 +451,9 @@ impl Tracker {
         let newest = std::mem::take(&mut self.replays).into_iter().rev();
         let newest: Vec<_> = newest.map(|replay| replay.entries).collect();
         let tickets = tickets.iter().map(|ticket| ticket.position);
-        let kept: Vec<_> = tickets.filter_map(|position| self.chains.remove(&position)).collect();
+        let kept: Vec<_> = tickets
+            .filter_map(|position| self.chains.remove(&position))
+            .collect();
         for entries in newest.into_iter().chain(kept) {
             self.free(entries);
             self.set_heads(self.free_head, self.free_head);

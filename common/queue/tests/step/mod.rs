@@ -21,6 +21,7 @@ pub fn states(memory: impl Fn() -> Vec<u8>, life: impl FnOnce()) -> Vec<Vec<u8>>
     if child == 0 {
         // SAFETY: plain system calls, of which none takes a pointer that is looked at.
         unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0);
             libc::raise(libc::SIGSTOP);
         }
