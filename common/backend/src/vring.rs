@@ -11,7 +11,9 @@ use std::sync::Arc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
-use vhost_device_queue::{Addresses, Config, DirtyLog, Queue, QueueLog, checked_size};
+use vhost_device_queue::{
+    Addresses, Config, DirtyLog, InflightRegion, Queue, QueueLog, RingError, checked_size,
+};
 
 use crate::table::Table;
 
@@ -41,7 +43,7 @@ pub(crate) enum VringError {
     #[error("{area} at {addr:#x} of the front-end is outside of every memory region")]
     Unmapped { area: &'static str, addr: u64 },
     #[error(transparent)]
-    Ring(#[from] vhost_device_queue::RingError),
+    Ring(#[from] RingError),
 }
 
 impl UserAddresses {
@@ -104,7 +106,7 @@ impl Vring {
         // A packed ring's is checked when its size is known for sure.
         if !features.packed && u16::try_from(base).is_err() {
             let size = self.size;
-            return Err(vhost_device_queue::RingError::Base { base, size }.into());
+            return Err(RingError::Base { base, size }.into());
         }
         self.base = Some(base);
         Ok(())
@@ -167,16 +169,29 @@ impl Vring {
         Ok(())
     }
 
-    /// Makes the queue, if there is none yet and everything is known that it needs.
+    /// Makes the queue, if there is none yet and everything is known that it needs. With a region
+    /// that tracks vring `index`, it goes on with what is in flight there.
     pub(crate) fn start(
         &mut self,
+        index: u32,
         table: &Table,
         memory: &vhost_device_queue::GuestMemory,
         features: RingFeatures,
+        inflight: Option<&InflightRegion>,
     ) -> Result<(), VringError> {
         if let (None, Some(addresses)) = (&self.queue, self.addresses) {
             let config = self.config(addresses, table, features)?;
-            self.queue = Some(Queue::new(memory, &config)?);
+            let tracked = match (inflight, u16::try_from(index)) {
+                (Some(region), Ok(index)) => {
+                    let queue = region.queue(index, features.packed);
+                    queue.map_err(RingError::from)?
+                }
+                _ => None,
+            };
+            self.queue = Some(match tracked {
+                None => Queue::new(memory, &config)?,
+                Some(inflight) => Queue::tracked(memory, &config, inflight)?,
+            });
         }
         Ok(())
     }

@@ -313,6 +313,26 @@ impl Chain {
         walk
     }
 
+    /// Collects a chain of a packed ring whose descriptors were copied when it was taken. They are
+    /// trusted no more than those in the ring.
+    pub(crate) fn walk_copied(
+        &mut self,
+        memory: &GuestMemory,
+        indirect: bool,
+        descriptors: &[Words],
+    ) -> Result<(), ChainError> {
+        self.clear();
+        for (index, words) in descriptors.iter().enumerate() {
+            let (desc, _) = Desc::pvirtq(*words);
+            self.add_packed(memory, indirect, &desc, index == 0)?;
+            if !desc.has(NEXT) {
+                return Ok(());
+            }
+        }
+        // Fits: as many as a ring has, at most.
+        Err(ChainError::Loop(descriptors.len() as u32))
+    }
+
     fn add_packed(
         &mut self,
         memory: &GuestMemory,

@@ -21,6 +21,7 @@
 //! | `chain` | the same for every other chain, and what is wrong with it |
 //! | `request` | requests, and those that a device keeps for later |
 //! | `log` | the dirty log |
+//! | `inflight` | requests in flight, in memory that outlives the process |
 //! | `cursor` | [`Reader`] and [`Writer`] |
 //!
 //! `unsafe` is in `memory` (mappings and pointers into them), `area` (the rings' fields and tables),
@@ -29,6 +30,7 @@
 mod area;
 mod chain;
 mod cursor;
+mod inflight;
 mod log;
 pub mod memory;
 mod packed;
@@ -40,6 +42,7 @@ mod split;
 
 pub use chain::{ChainError, MAX_CHAIN_DESCRIPTORS};
 pub use cursor::{Reader, Short, Writer};
+pub use inflight::{InflightError, InflightRegion, QueueInflight};
 pub use log::{DirtyLog, QueueLog};
 pub use memory::GuestMemory;
 pub use queue::{Queue, Stopped};

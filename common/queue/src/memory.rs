@@ -56,6 +56,13 @@ impl Mapping {
         (self.start.as_ptr() as usize, self.len)
     }
 
+    /// Where `len` bytes from `offset` are; `None` when they are not all inside.
+    pub(crate) fn part(&self, offset: usize, len: usize) -> Option<NonNull<u8>> {
+        let end = offset.checked_add(len)?;
+        // SAFETY: `offset` lies inside the mapping, or right behind it.
+        (end <= self.len).then(|| unsafe { self.start.add(offset) })
+    }
+
     /// Byte `index` of it.
     pub(crate) fn byte(&self, index: usize) -> Option<&AtomicU8> {
         if index >= self.len {

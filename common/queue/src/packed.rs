@@ -11,7 +11,7 @@
 //! A descriptor's `len`, `id` and `flags` are one aligned word of eight bytes: whoever sees the
 //! flags sees the rest.
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 use virtio_bindings::virtio_ring::{
     VRING_DESC_F_WRITE, VRING_PACKED_DESC_F_AVAIL, VRING_PACKED_DESC_F_USED,
@@ -87,7 +87,7 @@ impl Place {
         }
     }
 
-    fn pack(self) -> u16 {
+    pub(crate) fn pack(self) -> u16 {
         self.slot | if self.wrap { WRAP_COUNTER } else { 0 }
     }
 
@@ -217,11 +217,43 @@ impl PackedRing {
         self.next_avail
     }
 
+    /// Where the next used descriptor goes.
+    pub(crate) fn next_used(&self) -> Place {
+        self.next_used
+    }
+
     #[inline]
-    fn is_available(&self, place: Place) -> bool {
-        let offset = usize::from(place.slot) * DESCRIPTOR_SIZE + FLAGS;
-        let flags = u16::from_le(self.desc.u16(offset).load(Ordering::Relaxed));
+    fn flags(&self, slot: u16) -> &AtomicU16 {
+        self.desc.u16(usize::from(slot) * DESCRIPTOR_SIZE + FLAGS)
+    }
+
+    /// Whether the descriptor at `place`, whose slot is in the ring, is available.
+    #[inline]
+    pub(crate) fn is_available(&self, place: Place) -> bool {
+        let flags = u16::from_le(self.flags(place.slot).load(Ordering::Relaxed));
         place.is_available(flags)
+    }
+
+    /// Makes the descriptor at `place`, which is in flight, look as it did when it was taken, if a
+    /// device has begun to use it.
+    pub(crate) fn restore(&self, place: Place) {
+        if !self.is_available(place) {
+            let flags = self.flags(place.slot);
+            let round = if place.wrap { AVAIL } else { USED };
+            let rest = u16::from_le(flags.load(Ordering::Relaxed)) & !(AVAIL | USED);
+            flags.store((rest | round).to_le(), Ordering::Release);
+        }
+    }
+
+    /// Passes over the next `entries` descriptors: their chain is known already. The position of
+    /// the first.
+    pub(crate) fn pass(&mut self, entries: u16) -> u64 {
+        let position = self.taken;
+        self.taken += u64::from(entries);
+        self.next_avail = self.next_avail.after(entries, self.size);
+        // Nothing behind them was looked for.
+        self.seen = 0;
+        position
     }
 
     /// Looks for available descriptors, as far as the cache line of the next one goes. Whether

@@ -1,6 +1,7 @@
 //! A virtqueue: a ring, the chain that is being looked at, and the requests that are kept.
 
 use crate::chain::{Chain, ChainError};
+use crate::inflight::QueueInflight;
 use crate::log::QueueLog;
 use crate::memory::GuestMemory;
 use crate::quick::Quick;
@@ -33,13 +34,32 @@ impl Queue {
     /// When the size or the base is not one that the ring may have, or an area is misaligned or
     /// not in memory.
     pub fn new(memory: &GuestMemory, config: &Config) -> Result<Self, RingError> {
-        Ok(Self {
-            ring: Ring::new(memory, config)?,
+        Ok(Self::on(Ring::new(memory, config)?))
+    }
+
+    /// A queue whose requests in flight are noted in `inflight`. Those that a queue before it has
+    /// left there are popped again, before any other; from where it goes on then is found out, and
+    /// the configuration's base counts for a new region only.
+    ///
+    /// # Errors
+    /// As for [`Queue::new`], or when the region is not one of such a ring.
+    pub fn tracked(
+        memory: &GuestMemory,
+        config: &Config,
+        inflight: QueueInflight,
+    ) -> Result<Self, RingError> {
+        Ok(Self::on(Ring::tracked(memory, config, inflight)?))
+    }
+
+    fn on(ring: Ring) -> Self {
+        let register = Register::new(ring.size());
+        Self {
+            ring,
             quick: Quick::new(),
             chain: Chain::new(),
-            register: Register::new(config.size),
+            register,
             blocked: false,
-        })
+        }
     }
 
     /// Whether a queue could be made from `config`. Touches nothing in memory.
@@ -135,10 +155,13 @@ impl Queue {
     }
 
     /// Whether a request that the device kept would be taken again by whoever resumes the queue, if
-    /// it stopped now: all that came behind it are kept as well. Else [`Queue::stop`] returns it
-    /// with length 0.
+    /// it stopped now: all that came behind it are kept as well, or it stays in a region. Else
+    /// [`Queue::stop`] returns it with length 0.
     pub fn would_rewind(&self, kept: &Kept) -> bool {
-        self.register.would_rewind(kept, self.ring.taken())
+        match self.ring.rewinds_from() {
+            None => self.owns(kept),
+            Some(first) => self.register.would_rewind(kept, self.ring.taken(), first),
+        }
     }
 
     /// Takes up a request that the device kept. `None` when it is not of this queue, or of an
@@ -182,17 +205,54 @@ impl Queue {
         self.ring.disarm();
     }
 
+    /// How many entries there are of requests, in flight since before the queue was made, that were
+    /// not popped yet and that [`Queue::stop`] would return with length 0, as the driver's ring has
+    /// them no more. [`Queue::pop`] gives them.
+    pub fn stranded(&self) -> u64 {
+        match self.ring.rewinds_from() {
+            Some(first) if self.ring.has_replays() => first.saturating_sub(self.ring.taken()),
+            _ => 0,
+        }
+    }
+
     /// Stops the queue. Requests that are kept, or were dropped since the last
     /// [`publish`](Queue::publish), and are the newest are to be taken
-    /// again by whoever resumes at the base that is returned; others go back with length 0.
+    /// again by whoever resumes at the base that is returned; others go back with length 0. With a
+    /// region that outlives it, all of them stay in there, and the base is behind them.
     pub fn stop(mut self) -> Stopped {
+        let (position, stay) = match self.ring.rewinds_from() {
+            None => (self.leave(), true),
+            Some(first) => (self.rewind(first), false),
+        };
+        let call = self.ring.publish();
+        let (base, more) = self.ring.base_at(position);
+        Stopped {
+            base,
+            call,
+            more: more || stay,
+        }
+    }
+
+    /// Gives up all that is not answered and can be taken again from `first` on at the earliest.
+    /// The position to go on from.
+    fn rewind(&mut self, first: u64) -> u64 {
         let ring = &mut self.ring;
-        let position = self
+        while ring.taken() < first
+            && let Some(ticket) = ring.pass()
+        {
+            ring.push_used(ticket, 0);
+        }
+        let (position, again) = self
             .register
-            .rewind(ring.taken(), |ticket| ring.push_used(ticket, 0));
-        let call = ring.publish();
-        let (base, more) = ring.base_at(position);
-        Stopped { base, call, more }
+            .rewind(ring.taken(), first, |ticket| ring.push_used(ticket, 0));
+        ring.rewind(&again);
+        position
+    }
+
+    /// Leaves all that is not answered where it is. The position behind it.
+    fn leave(&mut self) -> u64 {
+        while self.ring.pass().is_some() {}
+        self.ring.taken()
     }
 }
 

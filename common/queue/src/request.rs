@@ -237,11 +237,11 @@ impl Register {
     }
 
     /// Where to go on from when the ring stops with `taken` entries taken: those that are kept and
-    /// the newest without a gap can be taken again.
-    fn rewound(&self, taken: u64) -> u64 {
+    /// the newest without a gap can be taken again, but none before `first`.
+    fn rewound(&self, taken: u64, first: u64) -> u64 {
         let mut base = taken;
         for Entry { ticket, .. } in self.kept.values().rev() {
-            if ticket.end() != base {
+            if ticket.end() != base || ticket.position < first {
                 break;
             }
             base = ticket.position;
@@ -251,8 +251,8 @@ impl Register {
 
     /// Whether `kept` is taken again by whoever resumes the ring, when it stops with `taken`
     /// entries taken.
-    pub(crate) fn would_rewind(&self, kept: &Kept, taken: u64) -> bool {
-        self.owns(kept) && kept.position >= self.rewound(taken)
+    pub(crate) fn would_rewind(&self, kept: &Kept, taken: u64, first: u64) -> bool {
+        self.owns(kept) && kept.position >= self.rewound(taken, first)
     }
 
     /// Gives `back` the ticket of each request that a device dropped.
@@ -267,19 +267,22 @@ impl Register {
         }
     }
 
-    /// Forgets all kept requests, as the ring stops with `taken` entries taken. The position to go
-    /// on from is returned; the tickets of the requests before it are given `back`.
-    pub(crate) fn rewind(&mut self, taken: u64, mut back: impl FnMut(Ticket)) -> u64 {
-        let base = self.rewound(taken);
+    /// Forgets all kept requests, as the ring stops with `taken` entries taken and can go on from
+    /// `first` at the earliest. The position to go on from is returned, with the tickets from there
+    /// on, the newest first; those of the requests before it are given `back`.
+    pub(crate) fn rewind(
+        &mut self,
+        taken: u64,
+        first: u64,
+        mut back: impl FnMut(Ticket),
+    ) -> (u64, Vec<Ticket>) {
+        let base = self.rewound(taken, first);
         self.segments = 0;
-        let kept = std::mem::take(&mut self.kept);
+        let mut kept = std::mem::take(&mut self.kept);
         self.count();
-        for (_, entry) in kept
-            .into_iter()
-            .take_while(|(position, _)| *position < base)
-        {
-            back(entry.ticket);
-        }
-        base
+        let again = kept.split_off(&base);
+        kept.into_values().for_each(|entry| back(entry.ticket));
+        let again = again.into_values().rev().map(|entry| entry.ticket);
+        (base, again.collect())
     }
 }

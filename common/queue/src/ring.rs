@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::chain::{Chain, ChainError, Segment};
+use crate::inflight::{Inflight, InflightError, QueueInflight};
 use crate::log::QueueLog;
 use crate::memory::GuestMemory;
 use crate::packed::{self, PackedRing};
@@ -85,6 +86,9 @@ pub enum RingError {
         /// The alignment that it must have.
         align: u64,
     },
+    /// The region for requests in flight cannot be used.
+    #[error(transparent)]
+    Inflight(#[from] InflightError),
     /// The driver moved the available index further than the ring is long.
     #[error("available index {index} is more than {size} ahead of {next}")]
     Index {
@@ -129,7 +133,7 @@ impl Ticket {
 }
 
 #[derive(Debug)]
-enum Kind {
+pub(crate) enum Kind {
     Split(SplitRing),
     Packed(PackedRing),
 }
@@ -163,6 +167,8 @@ pub(crate) struct Ring {
     /// Whether the driver was asked for kicks.
     armed: bool,
     log: Option<QueueLog>,
+    /// Off the fast path, as most front-ends keep no region.
+    inflight: Option<Box<Inflight>>,
 }
 
 /// Answers that must wait for those before them (`VIRTIO_F_IN_ORDER`).
@@ -194,7 +200,23 @@ impl Ring {
             }),
             armed: false,
             log: None,
+            inflight: None,
         })
+    }
+
+    /// A ring whose requests in flight are noted in `queue`. Those that are noted there already are
+    /// taken again before any other.
+    pub(crate) fn tracked(
+        memory: &GuestMemory,
+        config: &Config,
+        queue: QueueInflight,
+    ) -> Result<Self, RingError> {
+        let kind = Kind::new(memory, config)?;
+        let (mut inflight, base) = Inflight::recover(queue, &kind, config)?;
+        let mut ring = Self::new(memory, &Config { base, ..*config })?;
+        inflight.compare(&ring.kind);
+        ring.inflight = Some(Box::new(inflight));
+        Ok(ring)
     }
 
     /// Whether a ring could be made from `config`. Touches nothing.
@@ -225,6 +247,10 @@ impl Ring {
         Ok(())
     }
 
+    pub(crate) fn size(&self) -> u16 {
+        self.config.size
+    }
+
     /// How many entries were taken, counted from where positions are counted from.
     #[inline]
     pub(crate) fn taken(&self) -> u64 {
@@ -234,19 +260,25 @@ impl Ring {
     /// Looks for new chains. Whether [`Ring::take`] will give any.
     #[inline]
     pub(crate) fn look(&mut self) -> Result<bool, RingError> {
+        if self.has_replays() {
+            return Ok(true);
+        }
         match &mut self.kind {
             Kind::Split(ring) => ring.look(),
             Kind::Packed(ring) => Ok(ring.look()),
         }
     }
 
-    /// Takes the next chain, if the quick walk can follow it.
+    /// Takes the next chain, if the quick walk can follow it and nothing is noted of it.
     #[inline(always)]
     pub(crate) fn take(
         &mut self,
         quick: &mut Quick,
         memory: &GuestMemory,
     ) -> Option<(Ticket, Found)> {
+        if self.inflight.is_some() {
+            return None;
+        }
         let indirect = self.config.indirect;
         either!(&mut self.kind, ring => ring.take(quick, memory, indirect))
     }
@@ -260,8 +292,10 @@ impl Ring {
         memory: &GuestMemory,
     ) -> Option<Result<Ticket, ChainError>> {
         let indirect = self.config.indirect;
-        let (ticket, walked) =
-            either!(&mut self.kind, ring => ring.take_carefully(chain, memory, indirect))?;
+        let (ticket, walked) = match &mut self.inflight {
+            None => either!(&mut self.kind, ring => ring.take_carefully(chain, memory, indirect)),
+            Some(inflight) => inflight.take(&mut self.kind, chain, memory, indirect),
+        }?;
         if let Err(error) = walked {
             if !matches!(error, ChainError::Head { .. }) {
                 self.push_used(ticket, 0);
@@ -304,6 +338,9 @@ impl Ring {
 
     #[inline]
     fn give(&mut self, ticket: Ticket, len: u32) {
+        if let Some(inflight) = &mut self.inflight {
+            inflight.gave(&ticket);
+        }
         match &mut self.kind {
             Kind::Split(ring) => ring.push_used(ticket.id, len),
             Kind::Packed(ring) => ring.push_used(ticket, len),
@@ -323,6 +360,18 @@ impl Ring {
     /// Shows the driver all answers. True when it wants to be called.
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {
+        if let Some(inflight) = &mut self.inflight {
+            inflight.publishing(&self.kind);
+        }
+        let call = self.show();
+        if let Some(inflight) = &mut self.inflight {
+            inflight.published(&self.kind);
+        }
+        call
+    }
+
+    #[inline]
+    fn show(&mut self) -> bool {
         let log = self.log.as_ref();
         let descriptors = self.config.addresses.descriptor;
         match &mut self.kind {
@@ -350,6 +399,9 @@ impl Ring {
         self.log = log;
         // What was written when the ring was bound.
         self.mark_wish();
+        if let (Some(inflight), Some(log)) = (&self.inflight, &self.log) {
+            inflight.mark_recovered(self.config.addresses.descriptor, log);
+        }
     }
 
     /// Logs what was written for the driver.
@@ -377,7 +429,7 @@ impl Ring {
         }
         let missed = either!(&mut self.kind, ring => ring.arm());
         self.mark_wish();
-        missed
+        missed || self.has_replays()
     }
 
     /// Tells the driver that kicks are not needed until [`Ring::arm`]. With EVENT_IDX that needs
@@ -388,6 +440,36 @@ impl Ring {
         if std::mem::replace(&mut self.armed, false) && !self.config.event_idx {
             either!(&mut self.kind, ring => ring.disarm());
             self.mark_wish();
+        }
+    }
+
+    /// Whether there are chains to take again, which were in flight before.
+    #[inline]
+    pub(crate) fn has_replays(&self) -> bool {
+        let inflight = self.inflight.as_ref();
+        inflight.is_some_and(|inflight| inflight.has_replays())
+    }
+
+    /// The first position that a base can stand for, when all before it are answered. `None` when
+    /// what is in flight stays so while the ring is stopped.
+    pub(crate) fn rewinds_from(&self) -> Option<u64> {
+        match &self.inflight {
+            None => Some(0),
+            Some(inflight) if inflight.outlives_stop() => None,
+            Some(inflight) => Some(inflight.rewinds_from()),
+        }
+    }
+
+    /// Passes over the next of the chains that were in flight before.
+    pub(crate) fn pass(&mut self) -> Option<Ticket> {
+        self.inflight.as_mut()?.pass(&mut self.kind)
+    }
+
+    /// `tickets`, the newest first, are to be taken again from the driver's ring, as well as what
+    /// was not passed over.
+    pub(crate) fn rewind(&mut self, tickets: &[Ticket]) {
+        if let Some(inflight) = &mut self.inflight {
+            inflight.rewind(tickets);
         }
     }
 

@@ -236,6 +236,21 @@ impl SplitRing {
         Some((ticket, walked))
     }
 
+    /// Passes over the next entry: its chain is known already. The entry's position.
+    pub(crate) fn pass(&mut self) -> u64 {
+        let position = self.taken;
+        self.taken += 1;
+        // Nothing behind it was looked for.
+        self.seen = self.next_avail();
+        position
+    }
+
+    /// The head that stands in the available ring for `position`.
+    pub(crate) fn head_at(&self, position: u64) -> u16 {
+        // The low 16 bits are the index.
+        self.head(position as u16)
+    }
+
     /// Descriptor `index` of the table, read once; `None` when there is no such descriptor.
     #[inline]
     pub(crate) fn descriptor(&self, index: u16) -> Option<Words> {

@@ -5,7 +5,7 @@
 //! order. [`RingDriver::prepare`] sends nothing, so that a test can add buffers first and take the
 //! steps itself with [`RingDriver::run`].
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -68,6 +68,8 @@ pub enum Step {
     FeaturesOk,
     /// SET_MEM_TABLE, or ADD_MEM_REG for each region if the options say so.
     Memory,
+    /// GET_INFLIGHT_FD, if the guest has no region yet, and SET_INFLIGHT_FD, if the options say so.
+    Inflight,
     /// SET_VRING_NUM.
     Num,
     /// SET_VRING_BASE.
@@ -87,13 +89,14 @@ pub enum Step {
 }
 
 /// The steps in QEMU's order.
-pub const ALL_STEPS: [Step; 14] = [
+pub const ALL_STEPS: [Step; 15] = [
     Step::GetFeatures,
     Step::ProtocolFeatures,
     Step::Owner,
     Step::SetFeatures,
     Step::FeaturesOk,
     Step::Memory,
+    Step::Inflight,
     Step::Num,
     Step::Base,
     Step::Addr,
@@ -105,13 +108,14 @@ pub const ALL_STEPS: [Step; 14] = [
 ];
 
 /// The steps before those about queues, in QEMU's order.
-pub const SESSION_STEPS: [Step; 6] = [
+pub const SESSION_STEPS: [Step; 7] = [
     Step::GetFeatures,
     Step::ProtocolFeatures,
     Step::Owner,
     Step::SetFeatures,
     Step::FeaturesOk,
     Step::Memory,
+    Step::Inflight,
 ];
 
 /// What a [`RingDriver`] shall be.
@@ -126,6 +130,7 @@ pub struct Options {
     mem_slots: bool,
     polled: bool,
     log_used: bool,
+    track_inflight: bool,
     steps: Vec<Step>,
 }
 
@@ -142,6 +147,7 @@ impl Options {
             mem_slots: false,
             polled: false,
             log_used: false,
+            track_inflight: false,
             steps: ALL_STEPS.to_vec(),
         }
     }
@@ -174,6 +180,12 @@ impl Options {
     /// Takes these protocol features, if they are offered, and no others.
     pub fn protocol_features(mut self, features: u64) -> Self {
         self.protocol_features = features;
+        self
+    }
+
+    /// Takes these protocol features as well, if they are offered.
+    pub fn with_protocol_features(mut self, features: u64) -> Self {
+        self.protocol_features |= features;
         self
     }
 
@@ -210,6 +222,13 @@ impl Options {
     /// Has writes to the used ring logged.
     pub fn log_used(mut self) -> Self {
         self.log_used = true;
+        self
+    }
+
+    /// Keeps a region for requests in flight, of the longest queue's size, and gives it to each
+    /// back-end.
+    pub fn track_inflight(mut self) -> Self {
+        self.track_inflight = true;
         self
     }
 
@@ -440,6 +459,8 @@ pub struct RingDriver<R> {
     pub arena: Arena,
     /// The queues.
     pub queues: Vec<Queue<R>>,
+    /// The region for requests in flight, once a back-end has made one.
+    pub inflight: Option<(Inflight, OwnedFd)>,
     options: Options,
     offered: u64,
     features: u64,
@@ -503,6 +524,7 @@ impl<R: Ring> RingDriver<R> {
             memory,
             arena,
             queues,
+            inflight: None,
             options,
             offered: 0,
             features: 0,
@@ -552,6 +574,8 @@ impl<R: Ring> RingDriver<R> {
                 .iter()
                 .try_for_each(|region| self.frontend.add_mem_reg(region)),
             Step::Memory => self.frontend.set_mem_table(&self.memory),
+            Step::Inflight if self.options.track_inflight => self.track_inflight(),
+            Step::Inflight => Ok(()),
             Step::Num
             | Step::Base
             | Step::Addr
@@ -581,6 +605,20 @@ impl<R: Ring> RingDriver<R> {
         let offered = self.frontend.get_protocol_features()?;
         let wanted = offered & self.options.protocol_features;
         self.frontend.set_protocol_features(wanted)
+    }
+
+    fn track_inflight(&mut self) -> Result<()> {
+        let (area, fd) = match self.inflight.take() {
+            Some(region) => region,
+            None => {
+                let sizes = self.queues.iter().map(|queue| queue.ring.size());
+                let longest = sizes.max().unwrap_or(0);
+                let queues = self.queues.len() as u16;
+                self.frontend.get_inflight_fd(queues, longest)?
+            }
+        };
+        let (area, fd) = self.inflight.insert((area, fd));
+        self.frontend.set_inflight_fd(area, fd.as_fd())
     }
 
     /// SET_FEATURES with any features, offered or not. The rings follow `EVENT_IDX`.
