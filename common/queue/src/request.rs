@@ -80,9 +80,9 @@ impl<'a> Request<'a> {
         let mut this = ManuallyDrop::new(self);
         let written = this.writer.written();
         let (ticket, buffers) = (this.ticket, this.buffers);
-        this.ring.mark_written(buffers.writable, written);
         // Fits: a chain's buffers add up to less than 2^32 (`ChainError::TooLarge`).
-        this.ring.push_used(ticket, written as u32);
+        this.ring
+            .answer(ticket, written as u32, buffers.writable, written);
     }
 
     /// Puts the request aside, to be answered through [`Queue::resume`](crate::Queue::resume).
@@ -98,9 +98,9 @@ impl<'a> Request<'a> {
 
 impl Drop for Request<'_> {
     fn drop(&mut self) {
+        let written = self.writer.written();
         self.ring
-            .mark_written(self.buffers.writable, self.writer.written());
-        self.ring.push_used(self.ticket, 0);
+            .answer(self.ticket, 0, self.buffers.writable, written);
     }
 }
 

@@ -156,6 +156,14 @@ impl Kind {
             Self::Split(SplitRing::new(memory, config)?)
         })
     }
+
+    #[inline]
+    fn push_used(&mut self, ticket: Ticket, len: u32) {
+        match self {
+            Self::Split(ring) => ring.push_used(ticket.id, len),
+            Self::Packed(ring) => ring.push_used(ticket, len),
+        }
+    }
 }
 
 /// The device's side of one ring, split or packed.
@@ -167,8 +175,10 @@ pub(crate) struct Ring {
     /// Whether the driver was asked for kicks.
     armed: bool,
     log: Option<QueueLog>,
-    /// Off the fast path, as most front-ends keep no region.
     inflight: Option<Box<Inflight>>,
+    /// There is no order to keep, no log and no region: nothing is to be done but what the driver
+    /// sees. One look at this for each chain.
+    plain: bool,
 }
 
 /// Answers that must wait for those before them (`VIRTIO_F_IN_ORDER`).
@@ -201,6 +211,7 @@ impl Ring {
             armed: false,
             log: None,
             inflight: None,
+            plain: !config.in_order,
         })
     }
 
@@ -216,6 +227,7 @@ impl Ring {
         let mut ring = Self::new(memory, &Config { base, ..*config })?;
         inflight.compare(&ring.kind);
         ring.inflight = Some(Box::new(inflight));
+        ring.plain = false;
         Ok(ring)
     }
 
@@ -276,7 +288,7 @@ impl Ring {
         quick: &mut Quick,
         memory: &GuestMemory,
     ) -> Option<(Ticket, Found)> {
-        if self.inflight.is_some() {
+        if !self.plain && self.inflight.is_some() {
             return None;
         }
         let indirect = self.config.indirect;
@@ -297,12 +309,9 @@ impl Ring {
             Some(inflight) => inflight.take(&mut self.kind, chain, memory, indirect),
         }?;
         if let Err(error) = walked {
-            if !matches!(error, ChainError::Head { .. }) {
-                self.push_used(ticket, 0);
-            } else {
-                // A descriptor that does not exist cannot be returned.
-                self.finish_in_order(Answer { ticket, len: None });
-            }
+            // A descriptor that does not exist cannot be returned.
+            let len = (!matches!(error, ChainError::Head { .. })).then_some(0);
+            self.finish(Answer { ticket, len });
             return Some(Err(error));
         }
         Some(Ok(ticket))
@@ -311,16 +320,37 @@ impl Ring {
     /// Returns a chain to the driver, which sees it with the next [`Ring::publish`].
     #[inline]
     pub(crate) fn push_used(&mut self, ticket: Ticket, len: u32) {
-        if self.order.is_none() {
-            self.give(ticket, len);
+        self.answer(ticket, len, &[], 0);
+    }
+
+    /// The same, with what was written for the driver.
+    #[inline]
+    pub(crate) fn answer(
+        &mut self,
+        ticket: Ticket,
+        len: u32,
+        writable: &[Segment],
+        written: usize,
+    ) {
+        if self.plain {
+            self.kind.push_used(ticket, len);
         } else {
+            self.mark_written(writable, written);
             let len = Some(len);
-            self.finish_in_order(Answer { ticket, len });
+            self.finish(Answer { ticket, len });
+        }
+    }
+
+    #[inline(never)]
+    fn finish(&mut self, answer: Answer) {
+        if self.order.is_some() {
+            self.finish_in_order(answer);
+        } else {
+            self.give(answer);
         }
     }
 
     /// Gives an answer when all before it are given, and those that waited for it (C-11).
-    #[inline(never)]
     fn finish_in_order(&mut self, answer: Answer) {
         let mut now = Some(answer);
         while let (Some(order), Some(answer)) = (&mut self.order, now) {
@@ -330,51 +360,52 @@ impl Ring {
             }
             order.next = answer.ticket.end();
             now = order.early.remove(&order.next);
-            if let Some(len) = answer.len {
-                self.give(answer.ticket, len);
-            }
+            self.give(answer);
         }
     }
 
-    #[inline]
-    fn give(&mut self, ticket: Ticket, len: u32) {
+    fn give(&mut self, Answer { ticket, len }: Answer) {
+        let Some(len) = len else {
+            return;
+        };
         if let Some(inflight) = &mut self.inflight {
             inflight.gave(&ticket);
         }
-        match &mut self.kind {
-            Kind::Split(ring) => ring.push_used(ticket.id, len),
-            Kind::Packed(ring) => ring.push_used(ticket, len),
-        }
+        self.kind.push_used(ticket, len);
     }
 
     /// Whether as many answers wait for others as the ring is long. A driver that breaks the
     /// rules could else make it any number.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
+        !self.plain && self.holds_too_many()
+    }
+
+    #[inline(never)]
+    fn holds_too_many(&self) -> bool {
         let size = usize::from(self.config.size);
-        self.order
-            .as_ref()
-            .is_some_and(|order| order.early.len() >= size)
+        let order = self.order.as_ref();
+        order.is_some_and(|order| order.early.len() >= size)
     }
 
     /// Shows the driver all answers. True when it wants to be called.
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {
+        if self.plain {
+            either!(&mut self.kind, ring => ring.publish())
+        } else {
+            self.publish_noted()
+        }
+    }
+
+    #[inline(never)]
+    fn publish_noted(&mut self) -> bool {
         if let Some(inflight) = &mut self.inflight {
             inflight.publishing(&self.kind);
         }
-        let call = self.show();
-        if let Some(inflight) = &mut self.inflight {
-            inflight.published(&self.kind);
-        }
-        call
-    }
-
-    #[inline]
-    fn show(&mut self) -> bool {
         let log = self.log.as_ref();
         let descriptors = self.config.addresses.descriptor;
-        match &mut self.kind {
+        let call = match &mut self.kind {
             Kind::Split(ring) => {
                 let from = ring.published();
                 let call = ring.publish();
@@ -391,12 +422,17 @@ impl Ring {
                 }
                 call
             }
+        };
+        if let Some(inflight) = &mut self.inflight {
+            inflight.published(&self.kind);
         }
+        call
     }
 
     /// Has writes logged from now on, or no more.
     pub(crate) fn set_log(&mut self, log: Option<QueueLog>) {
         self.log = log;
+        self.plain = self.order.is_none() && self.inflight.is_none() && self.log.is_none();
         // What was written when the ring was bound.
         self.mark_wish();
         if let (Some(inflight), Some(log)) = (&self.inflight, &self.log) {
