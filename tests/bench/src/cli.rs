@@ -76,6 +76,8 @@ pub(crate) enum Device {
     Gpio,
     /// The queue alone, beside virtio-queue
     Queue,
+    /// vhost-device-rng with --poll-us, at depth 1
+    Poll,
 }
 
 impl Cli {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `cli` | the command line |
 //! | `rng`, `i2c`, `gpio` | what is measured of a device |
+//! | `poll` | a round trip with polling, without it, and the peer's |
 //! | `queue` | the queue beside `virtio-queue`, without daemons |
 //! | `host` | both daemons in a guest that is their host, and the report on them |
 //! | `programs` | the daemons' programs: ours is built, the peer is installed |
@@ -25,6 +26,7 @@ mod host;
 mod i2c;
 mod load;
 mod machine;
+mod poll;
 mod process;
 mod programs;
 mod queue;
@@ -60,5 +62,6 @@ fn run(cli: &Cli) -> Result<()> {
         Device::I2c => i2c::run(cli),
         Device::Gpio => gpio::run(cli),
         Device::Queue => queue::run(cli),
+        Device::Poll => poll::run(cli),
     }
 }
