@@ -5,6 +5,7 @@ mod step;
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use vhost_device_driver::memory::RegionSpec;
@@ -15,21 +16,24 @@ use vhost_device_driver::{Buffer, PackedRing, Ring, SplitRing};
 use vhost_device_model::{addresses, map};
 use vhost_device_queue::memory::Mapping;
 use vhost_device_queue::{
-    Config, GuestMemory, InflightError, InflightRegion, Kept, Queue, Request, RingError, Stopped,
+    Config, DirtyLog, GuestMemory, InflightError, InflightRegion, Kept, Queue, QueueLog, Request,
+    RingError, Stopped,
 };
 
 /// Where the guest's memory is. The ring is at its beginning.
 const BASE: u64 = 0x10_0000;
-const SIZE: u64 = 0x4000;
+const SIZE: u64 = 0x2000;
 /// How often each request was done, 4 bytes each.
-const JOURNAL: u64 = BASE + 0x800;
+const JOURNAL: u64 = BASE + 0x400;
 /// What each request says and is answered, 16 bytes each.
-const DATA: u64 = BASE + 0x1000;
+const DATA: u64 = BASE + 0x800;
 /// As many requests as there is room for.
-const REQUESTS: u64 = 0x300;
+const REQUESTS: u64 = 0xc0;
 /// Where the region is, in a file of its own.
 const REGION: u64 = 0x20_0000;
 const REGION_SIZE: u64 = 0x1000;
+/// As much of both as these tests use.
+const USED: [(u64, usize); 2] = [(BASE, 0x1400), (REGION, 0x180)];
 
 /// What is different from one world to the other.
 #[derive(Clone, Copy, Debug)]
@@ -149,13 +153,12 @@ impl<R: Ring + Clone> World<R> {
 
     /// Everything that is shared.
     fn state(&self) -> Vec<u8> {
-        let mut state = self.memory.read_vec(BASE, SIZE as usize);
-        state.extend(self.memory.read_vec(REGION, REGION_SIZE as usize));
-        state
+        let parts = USED.map(|(at, len)| self.memory.read_vec(at, len));
+        parts.concat()
     }
 
     fn set_state(&self, state: &[u8]) {
-        let (guest, region) = state.split_at(SIZE as usize);
+        let (guest, region) = state.split_at(USED[0].1);
         self.memory.write(BASE, guest);
         self.memory.write(REGION, region);
     }
@@ -839,4 +842,64 @@ fn v10_any_bytes_in_the_region_of_a_packed_ring_are_survived() {
         in_order: true,
         ..PACKED
     });
+}
+
+/// What a device puts right in a packed ring when it begins is marked, as it may have been copied
+/// to another host as it was.
+#[test]
+fn v8_v10_what_is_put_right_is_marked() {
+    const SIZE: u16 = 512;
+    const PAGE: u64 = 0x1000;
+    let memory = vhost_device_driver::GuestMemory::new(&[(BASE, 0x1_0000), (REGION, 0x5000)]);
+    let device_memory = map(&memory);
+    let layout = PackedRing::place_at(BASE, SIZE);
+    let mut ring = PackedRing::create(&memory, layout, SIZE, true);
+    let config = Config {
+        size: SIZE,
+        addresses: addresses(layout),
+        base: PackedRing::FIRST_BASE,
+        packed: true,
+        in_order: false,
+        event_idx: true,
+        indirect: true,
+    };
+    let map_file = |fd: std::os::fd::BorrowedFd<'_>, len| {
+        let file = File::from(fd.try_clone_to_owned().unwrap());
+        Mapping::new(&file, 0, len).unwrap()
+    };
+    let begin = || {
+        let region = InflightRegion::new(map_file(memory.regions()[1].fd(), 0x5000), 1, SIZE, true);
+        let inflight = region.unwrap().queue(0, true).unwrap().unwrap();
+        Queue::tracked(&device_memory, &config, inflight).unwrap()
+    };
+    // Into the second page of the ring, and there some are in flight.
+    let mut queue = begin();
+    let mut kept = Vec::new();
+    for id in 0..300 {
+        ring.add(&[Buffer::readable(BASE + 0x8000, 8)]).unwrap();
+        ring.publish();
+        let request = queue.pop(&device_memory).unwrap().unwrap();
+        match id {
+            0..=290 => request.complete(),
+            _ => kept.push(request.keep()),
+        }
+        queue.publish();
+        while ring.pop_used().is_some() {}
+    }
+    drop((queue, kept));
+
+    let log = vhost_device_driver::GuestMemory::new(&[(0, PAGE)]);
+    let dirty = DirtyLog::new(map_file(log.regions()[0].fd(), PAGE as usize));
+    let mut queue = begin();
+    queue.set_log(Some(QueueLog {
+        dirty: Arc::new(dirty),
+        used: Some(layout.used),
+    }));
+    let is_marked = |addr: u64| {
+        let page = addr / PAGE;
+        log.read_vec(page / 8, 1)[0] & 1 << (page % 8) != 0
+    };
+    assert!(!is_marked(BASE), "nothing is in flight there");
+    assert!(is_marked(BASE + PAGE));
+    assert!(is_marked(layout.used), "the wish for kicks");
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use vhost_device_backend::Error;
-use vhost_device_driver::guest::{Options, Step};
+use vhost_device_driver::guest::{ALL_STEPS, Options, RingDriver, SESSION_STEPS, Step};
 use vhost_device_driver::protocol::*;
 use vhost_device_driver::{PackedRing, Ring, SplitRing};
 
@@ -54,6 +54,12 @@ fn bases<R: Ring>(guest: &RingGuest<R>) -> Vec<u32> {
         }
     };
     guest.queues.iter().map(base).collect()
+}
+
+fn stop_all<R: Ring>(guest: &RingGuest<R>) {
+    for queue in 0..guest.queues.len() {
+        guest.stop(queue).unwrap();
+    }
 }
 
 /// Goes on with another back-end, as when the first has died.
@@ -157,7 +163,7 @@ fn v10_a_region_does_not_change_while_rings_run() {
     let (area, fd) = guest.inflight.as_ref().unwrap();
     let set = || guest.frontend.set_inflight_fd(area, fd.as_fd());
     assert!(set().unwrap_err().is_nack());
-    (0..guest.queues.len()).for_each(|queue| drop(guest.stop(queue).unwrap()));
+    stop_all(&guest);
     set().unwrap();
     session.stop();
 }
@@ -363,7 +369,7 @@ fn a_new_driver_has_nothing_in_flight<R: Ring>() {
             guest.frontend.reset_device().unwrap();
             guest.frontend.set_features(guest.features()).unwrap();
         } else {
-            (0..guest.queues.len()).for_each(|queue| drop(guest.stop(queue).unwrap()));
+            stop_all(&guest);
         }
         for queue in 0..guest.queues.len() {
             guest.queues[queue].ring.start_at(R::FIRST_BASE);
@@ -382,12 +388,34 @@ fn v10_a_new_driver_begins_with_nothing_in_flight() {
     a_new_driver_has_nothing_in_flight::<PackedRing>();
 }
 
+/// A guest's firmware may have split rings, and its kernel packed ones.
+#[test]
+fn v10_a_region_of_the_other_kind_means_nothing() {
+    let options = tracked().with_protocol_features(OUTLIVES_STOP);
+    let (mut guest, session) = running_with(options.clone());
+    guest.echo_all();
+    for queue in 0..guest.queues.len() {
+        guest.submit(queue, Command::Keep);
+    }
+    guest.queues.iter().for_each(|queue| queue.kick());
+    session.wait_until(|record| record.kept == usize::from(QUEUES));
+    stop_all(&guest);
+
+    let stream = guest.frontend.stream().try_clone().unwrap();
+    let mut next = RingGuest::<PackedRing>::prepare(stream, options);
+    next.inflight = guest.inflight.take();
+    next.run(&ALL_STEPS).unwrap();
+    next.echo_all();
+    assert_eq!(session.record(|record| record.kept), 0);
+    session.stop();
+}
+
 #[test]
 fn v10_queues_beyond_the_region_are_not_tracked() {
     let (mut guest, session) = prepared(tracked());
     let file = file(SPLIT_LEN);
     guest.inflight = Some((area(SPLIT_LEN, 1, QUEUE_SIZE), file.into()));
-    guest.run(&vhost_device_driver::guest::ALL_STEPS).unwrap();
+    guest.run(&ALL_STEPS).unwrap();
     guest.echo_all();
     session.stop();
 }
@@ -395,12 +423,11 @@ fn v10_queues_beyond_the_region_are_not_tracked() {
 /// A region that does not do for its ring: that ring does not run, and the front-end is told.
 fn a_ring_does_not_run<R: Ring>(len: u64, queue_size: u16, change: impl FnOnce(&File)) {
     let (frontend, session) = frontend();
-    let driver = vhost_device_driver::guest::RingDriver::<R>::prepare(frontend, tracked());
-    let mut driver = driver;
+    let mut driver = RingDriver::<R>::prepare(frontend, tracked());
     let file = file(len);
     change(&file);
     driver.inflight = Some((area(len, 1, queue_size), file.into()));
-    driver.run(&vhost_device_driver::guest::ALL_STEPS).unwrap();
+    driver.run(&ALL_STEPS).unwrap();
     driver.queues[0].kick();
     assert!(driver.queues[0].err.wait(DEADLINE));
     settle(&driver.frontend);
@@ -443,9 +470,7 @@ fn anything_may_stand_in_a_region<R: Ring>() {
         guest.queues[0].kick();
         settle(&guest.frontend);
         // The front-end begins anew.
-        for queue in 0..guest.queues.len() {
-            guest.stop(queue).unwrap();
-        }
+        stop_all(&guest);
         guest.inflight = None;
         for queue in 0..guest.queues.len() {
             guest.queues[queue].ring.start_at(R::FIRST_BASE);
@@ -472,7 +497,7 @@ fn v10_a_region_that_loses_its_file_ends_the_session_and_nothing_else() {
     let file = file(3 * SPLIT_LEN);
     let copy = file.try_clone().unwrap();
     guest.inflight = Some((area(3 * SPLIT_LEN, 3, QUEUE_SIZE), file.into()));
-    guest.run(&vhost_device_driver::guest::ALL_STEPS).unwrap();
+    guest.run(&ALL_STEPS).unwrap();
     guest.echo_all();
     copy.set_len(0).unwrap();
     guest.submit(0, Command::Echo);
@@ -483,9 +508,7 @@ fn v10_a_region_that_loses_its_file_ends_the_session_and_nothing_else() {
 #[test]
 fn v10_a_front_end_that_makes_a_region_and_keeps_it_to_itself_is_not_tracked() {
     let (mut guest, session) = prepared(options());
-    guest
-        .run(&vhost_device_driver::guest::SESSION_STEPS)
-        .unwrap();
+    guest.run(&SESSION_STEPS).unwrap();
     guest.frontend.get_inflight_fd(3, QUEUE_SIZE).unwrap();
     for step in [
         Step::Num,
