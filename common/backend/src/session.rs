@@ -490,7 +490,15 @@ impl<D: Device> Session<D> {
             return Err(MessageError::RingFeatures);
         }
         self.device.negotiated(features & self.offered)?;
+        let packed = self.ring_features().packed;
         self.accepted = features;
+        let has_run = self.vrings.iter().any(|vring| vring.stopped_at.is_some());
+        if has_run && self.ring_features().packed != packed {
+            // Another driver: what the region says is of the other kind.
+            (0..)
+                .take(self.vrings.len())
+                .for_each(|index| self.forget_inflight(index));
+        }
         self.log_writes();
         // Without PROTOCOL_FEATURES there is no message to enable a ring: it may run now.
         (0..)
@@ -695,13 +703,18 @@ impl<D: Device> Session<D> {
         }
     }
 
-    /// Whether another queue may have left requests in flight on a vring.
-    fn has_inflight(&self, index: u32) -> bool {
-        let packed = self.ring_features().packed;
-        match (&self.inflight, u16::try_from(index)) {
-            (Some(region), Ok(index)) => region.has_run(index, packed),
+    /// Whether a vring goes on from where it was, rather than begins: its base says so, or requests
+    /// may be in flight on it.
+    fn resumes(&self, index: u32) -> bool {
+        let features = self.ring_features();
+        let vring = usize::try_from(index).ok();
+        let vring = vring.and_then(|place| self.vrings.get(place));
+        let moved = vring.is_some_and(|vring| vring.resumes(features));
+        let tracked = match (&self.inflight, u16::try_from(index)) {
+            (Some(region), Ok(index)) => region.has_run(index, features.packed),
             _ => false,
-        }
+        };
+        moved || tracked
     }
 
     /// The dirty log, while the front-end wants it.
@@ -719,10 +732,9 @@ impl<D: Device> Session<D> {
 
     /// Puts `kick` in the place of the old one. A kick that the old one holds counts.
     pub(crate) fn set_kick(&mut self, index: u32, kick: Kick) -> Result<(), MessageError> {
-        let features = self.ring_features();
         let epoll = Arc::clone(&self.epoll);
         let unusable = |source| MessageError::Fd { index, source };
-        let has_inflight = self.has_inflight(index);
+        let resumes = self.resumes(index);
         let vring = self.vring(index)?;
         let kick = match kick {
             Kick::Fd(fd) => {
@@ -738,7 +750,6 @@ impl<D: Device> Session<D> {
         let kicked = vring.take_kicks();
         unwatch(&epoll, &std::mem::replace(&mut vring.kick, kick));
         // A ring that resumes has been kicked before, perhaps for the last time.
-        let resumes = vring.resumes(features) || has_inflight;
         vring.started |= kicked || resumes || matches!(vring.kick, Kick::Polled);
         self.wake(index);
         Ok(())
@@ -776,7 +787,10 @@ impl<D: Device> Session<D> {
         let features = self.ring_features();
         let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
         let always_enabled = self.accepted & protocol == 0;
-        let has_inflight = self.has_inflight(index);
+        let place = usize::try_from(index).ok();
+        let vring = place.and_then(|place| self.vrings.get(place));
+        let begins = vring.is_some_and(|vring| vring.queue.is_none());
+        let resumes = begins && self.resumes(index);
         let Some(vring) = usize::try_from(index)
             .ok()
             .and_then(|index| self.vrings.get_mut(index))
@@ -788,8 +802,6 @@ impl<D: Device> Session<D> {
             let _ = self.halt(index);
             return;
         }
-        let begins = vring.queue.is_none();
-        let resumes = has_inflight || vring.resumes(features);
         let started = vring.start(
             index,
             &self.table,

@@ -6,6 +6,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+/// What a child ends with that may not be traced.
+const NOT_TRACED: libc::c_int = 77;
+
 /// Runs `life` in a child, instruction by instruction, and returns each state of `memory` from
 /// before the first instruction to after the last, without those that are the same as the one
 /// before.
@@ -22,15 +25,20 @@ pub fn states(memory: impl Fn() -> Vec<u8>, life: impl FnOnce()) -> Vec<Vec<u8>>
         // SAFETY: plain system calls, of which none takes a pointer that is looked at.
         unsafe {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-            libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0);
+            if libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) != 0 {
+                libc::_exit(NOT_TRACED);
+            }
             libc::raise(libc::SIGSTOP);
         }
         let result = catch_unwind(AssertUnwindSafe(life));
         // SAFETY: ends the process.
         unsafe { libc::_exit(result.is_err().into()) };
     }
+    let status = wait(child);
+    let is_refused = libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == NOT_TRACED;
+    assert!(!is_refused, "the system does not let a child be traced");
     let stopped_by = |status| libc::WIFSTOPPED(status).then(|| libc::WSTOPSIG(status));
-    assert_eq!(stopped_by(wait(child)), Some(libc::SIGSTOP));
+    assert_eq!(stopped_by(status), Some(libc::SIGSTOP));
     let mut states = vec![memory()];
     loop {
         // SAFETY: the child is stopped and ours.
