@@ -1,0 +1,3 @@
+//! The vhost-user SCMI daemon: `vhost-device-scmi --help`.
+
+fn main() {}
