@@ -114,16 +114,22 @@ pub(crate) fn wants_capabilities(arguments: &[OsString]) -> bool {
         .any(|argument| argument == PRINT_CAPABILITIES)
 }
 
-/// Understands the command line and claims inherited sockets. `check` finds what contradicts itself
-/// in the device's options, given the number of guests.
+/// A command line that makes sense by itself; what it says of sockets is not looked at yet.
+#[derive(Debug)]
+pub(crate) struct Parsed<A> {
+    command: Command,
+    common: Common,
+    pub(crate) device: A,
+}
+
+/// Understands the command line.
 ///
 /// # Errors
 /// A usage error, or the text of `--help` or `--version`.
-pub(crate) fn parse<A: Args, E: std::error::Error + 'static>(
+pub(crate) fn parse<A: Args>(
     identity: &Identity,
     arguments: Vec<OsString>,
-    check: impl FnOnce(&A, usize) -> Result<(), E>,
-) -> Result<Invocation<A>, clap::Error> {
+) -> Result<Parsed<A>, clap::Error> {
     let mut command = Cli::<A>::command()
         .name(identity.name)
         .version(identity.version)
@@ -135,13 +141,9 @@ pub(crate) fn parse<A: Args, E: std::error::Error + 'static>(
     let matches = command.try_get_matches_from_mut(arguments)?;
     let Cli { common, device } =
         Cli::<A>::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
-    let sockets = sockets(&common).map_err(|(kind, message)| command.error(kind, message))?;
-    check(&device, sockets.guests())
-        .map_err(|error| command.error(ErrorKind::ValueValidation, Chain(&error)))?;
-    Ok(Invocation {
-        sockets,
-        log_level: common.log_level.and_then(|level| level.parse().ok()),
-        poll: Duration::from_micros(common.poll_us),
+    Ok(Parsed {
+        command,
+        common,
         device,
     })
 }
@@ -170,6 +172,39 @@ where
             range.start(),
             range.end()
         )),
+    }
+}
+
+impl<A> Parsed<A> {
+    /// How many guests `--socket-count` wants, or one.
+    pub(crate) fn guests(&self) -> usize {
+        // Fits: it is at most `MAX_GUESTS`.
+        self.common.socket_count.map_or(1, |count| count as usize)
+    }
+
+    /// Claims inherited sockets, and sees where the others will be. `check` finds what contradicts
+    /// itself in the device's options, given the number of guests.
+    ///
+    /// # Errors
+    /// A usage error: there are no sockets, or what `check` found.
+    pub(crate) fn claim<E: std::error::Error + 'static>(
+        self,
+        check: impl FnOnce(&A, usize) -> Result<(), E>,
+    ) -> Result<Invocation<A>, clap::Error> {
+        let Self {
+            mut command,
+            common,
+            device,
+        } = self;
+        let sockets = sockets(&common).map_err(|(kind, message)| command.error(kind, message))?;
+        check(&device, sockets.guests())
+            .map_err(|error| command.error(ErrorKind::ValueValidation, Chain(&error)))?;
+        Ok(Invocation {
+            sockets,
+            log_level: common.log_level.and_then(|level| level.parse().ok()),
+            poll: Duration::from_micros(common.poll_us),
+            device,
+        })
     }
 }
 
@@ -246,7 +281,7 @@ mod tests {
             .chain(arguments)
             .map(OsString::from)
             .collect();
-        super::parse(&IDENTITY, arguments, |args: &DeviceArgs, guests| {
+        super::parse(&IDENTITY, arguments)?.claim(|args: &DeviceArgs, guests| {
             match args.filename.is_some() && guests > 3 {
                 true => Err(std::io::Error::other("too many guests for a file")),
                 false => Ok(()),
@@ -305,6 +340,17 @@ mod tests {
             paths(&["-s", "a", "-c", "2"]),
             [PathBuf::from("a0"), PathBuf::from("a1")]
         );
+    }
+
+    #[test]
+    fn test_what_needs_no_socket_is_understood_without() {
+        let arguments = ["daemon", "-f", "/dev/x"].map(OsString::from).into();
+        let parsed = super::parse::<DeviceArgs>(&IDENTITY, arguments).unwrap();
+        assert_eq!(parsed.device.filename, Some(PathBuf::from("/dev/x")));
+        assert_eq!(parsed.guests(), 1);
+        let arguments = ["daemon", "-s", "s", "-c", "3"].map(OsString::from).into();
+        let parsed = super::parse::<DeviceArgs>(&IDENTITY, arguments).unwrap();
+        assert_eq!(parsed.guests(), 3);
     }
 
     #[test]
