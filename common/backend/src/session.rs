@@ -648,8 +648,16 @@ impl<D: Device> Session<D> {
     ) -> Result<(OwnedFd, u64), MessageError> {
         self.check_trackable(queues, size)?;
         let len = InflightRegion::len_for(queues, size);
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = memfd_create("vhost-device-inflight", flags)
+        let create = |more| {
+            let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | more;
+            memfd_create("vhost-device-inflight", flags)
+        };
+        let file = match create(MemfdFlags::NOEXEC_SEAL) {
+            // Before Linux 6.3 there is no such flag; after it an administrator may insist on it.
+            Err(Errno::INVAL) => create(MemfdFlags::empty()),
+            created => created,
+        };
+        let file = file
             .and_then(|file| {
                 ftruncate(&file, len)?;
                 let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;

@@ -18,11 +18,11 @@ use vhost_device_backend::{Description, Device, Options, QueueIndex, Queues, Res
 use vhost_device_driver::guest::{self, DEFAULT_GUEST_ADDR, RingDriver};
 use vhost_device_driver::memory::RegionSpec;
 use vhost_device_driver::protocol::*;
-use vhost_device_driver::{Buffer, EventFd, GuestMemory, PackedRing, Ring, SplitRing};
+use vhost_device_driver::{Buffer, EventFd, GuestMemory, PackedRing, Random, Ring, SplitRing};
 use vhost_device_queue::{Kept, Request};
 
 /// How many back-ends of each kind are killed.
-const KILLS: usize = 2000;
+const KILLS: usize = 1500;
 const QUEUES: u16 = 2;
 const QUEUE_SIZE: u16 = 16;
 /// A back-end is killed at most so long after it was started, or after the rings run.
@@ -34,19 +34,6 @@ const JOURNAL: u64 = 0x1_0000_0000;
 const MOST_REQUESTS: u64 = 1 << 20;
 /// A question and its answer.
 const LEN: u32 = 8;
-
-/// Numbers that are random enough.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (self.0 >> 33) % end
-    }
-}
 
 fn times_done(memory: &GuestMemory, id: u64) -> u32 {
     memory.load_u32(JOURNAL + 4 * id, Ordering::Relaxed)
@@ -214,19 +201,6 @@ impl<R: Ring> Guest<R> {
             answered: Vec::new(),
         }
     }
-    /// Where to go on as far as a front-end knows that has lost its back-end. The used index of a
-    /// split ring is in memory; of a packed one there is nothing but where it began.
-    fn bases(&self) -> Vec<u32> {
-        let base = |queue: &guest::Queue<R>| match R::PACKED {
-            true => R::FIRST_BASE,
-            false => {
-                let index = queue.ring.layout().used + 2;
-                self.driver.memory.load_u16(index, Ordering::Acquire).into()
-            }
-        };
-        self.driver.queues.iter().map(base).collect()
-    }
-
     /// Goes on with another back-end. False when it dies meanwhile.
     fn reconnect(&mut self, stream: UnixStream, bases: &[u32]) -> bool {
         for queue in &mut self.driver.queues {
@@ -335,7 +309,7 @@ fn killer(orders: &Receiver<(libc::pid_t, Duration)>, done: &Sender<()>) {
 }
 
 fn back_ends_are_killed<R: Ring>(setup: Setup, seed: u64) {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let release = EventFd::new();
     let (idle, _) = UnixStream::pair().unwrap();
     let mut guest = Guest::<R>::new(idle, setup, release.duplicate().unwrap());
@@ -368,7 +342,9 @@ fn back_ends_are_killed<R: Ring>(setup: Setup, seed: u64) {
                 orders.send((child.0, after)).unwrap();
             }
             let from = guest.answered.len();
-            let bases = stopped.take().unwrap_or_else(|| guest.bases());
+            let bases = stopped
+                .take()
+                .unwrap_or_else(|| guest.driver.bases_after_a_loss());
             let mut lives = guest.reconnect(ours, &bases);
             if !early {
                 assert!(lives, "a back-end died by itself");
@@ -393,7 +369,7 @@ fn back_ends_are_killed<R: Ring>(setup: Setup, seed: u64) {
         // The last one lives until nothing is left.
         let (ours, theirs) = UnixStream::pair().unwrap();
         let child = start(theirs, &ours, &guest);
-        let bases = stopped.unwrap_or_else(|| guest.bases());
+        let bases = stopped.unwrap_or_else(|| guest.driver.bases_after_a_loss());
         assert!(guest.reconnect(ours, &bases));
         let begin = Instant::now();
         while !guest.requests.is_empty() {

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
@@ -708,6 +709,19 @@ impl<R: Ring> RingDriver<R> {
         self.step(Step::DriverOk)
     }
 
+    /// Where a front-end lets each queue go on that has lost its back-end. The used index of a split
+    /// ring is in memory; of a packed one it knows nothing but where it began.
+    pub fn bases_after_a_loss(&self) -> Vec<u32> {
+        let base = |queue: &Queue<R>| match R::PACKED {
+            true => first_base::<R>(&self.options),
+            false => {
+                let index = queue.ring.layout().used + 2;
+                u16::from_le(self.memory.load_u16(index, Ordering::Acquire)).into()
+            }
+        };
+        self.queues.iter().map(base).collect()
+    }
+
     /// Takes `len` bytes for data.
     pub fn alloc(&mut self, len: u64) -> u64 {
         self.arena.alloc(len)
@@ -764,7 +778,6 @@ fn first_base<R: Ring>(options: &Options) -> u32 {
 mod tests {
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixListener;
-    use std::sync::atomic::Ordering;
     use std::thread;
 
     use super::*;

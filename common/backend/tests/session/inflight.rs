@@ -8,7 +8,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use vhost_device_backend::Error;
 use vhost_device_driver::guest::{ALL_STEPS, Options, RingDriver, SESSION_STEPS, Step};
 use vhost_device_driver::protocol::*;
-use vhost_device_driver::{PackedRing, Ring, SplitRing};
+use vhost_device_driver::{PackedRing, Random, Ring, SplitRing};
 
 use crate::common::*;
 
@@ -42,18 +42,6 @@ fn area(len: u64, queues: u16, queue_size: u16) -> Inflight {
 fn region<R>(guest: &RingGuest<R>) -> File {
     let (_, fd) = guest.inflight.as_ref().unwrap();
     File::from(fd.try_clone().unwrap())
-}
-
-/// What a front-end says that has lost its back-end: it cannot know more.
-fn bases<R: Ring>(guest: &RingGuest<R>) -> Vec<u32> {
-    let base = |queue: &vhost_device_driver::guest::Queue<R>| match R::PACKED {
-        true => R::FIRST_BASE,
-        false => {
-            let index: u16 = guest.memory.read_obj(queue.ring.layout().used + 2);
-            index.into()
-        }
-    };
-    guest.queues.iter().map(base).collect()
 }
 
 fn stop_all<R: Ring>(guest: &RingGuest<R>) {
@@ -209,7 +197,7 @@ fn what_was_in_flight_is_done_again<R: Ring>(options: Options) {
         guest.queues[0].kick();
         session.wait_until(|record| record.kept == 3);
 
-        let bases = bases(&guest);
+        let bases = guest.bases_after_a_loss();
         session = replace(&mut guest, session, &bases);
         // Nobody kicks: the kick was for the one that has died.
         session.wait_until(|record| record.kept == 3);
@@ -241,7 +229,7 @@ fn what_waits_for_its_turn_is_done_again<R: Ring>() {
     let early = guest.submit(0, Command::Echo);
     guest.queues[0].notify();
     session.wait_until(|record| record.executed == [early]);
-    let bases = bases(&guest);
+    let bases = guest.bases_after_a_loss();
     let session = replace(&mut guest, session, &bases);
     session.wait_until(|record| record.executed == [early] && record.kept == 1);
     session.release.signal();
@@ -256,19 +244,25 @@ fn v10_answers_that_wait_for_their_turn_were_not_given() {
     what_waits_for_its_turn_is_done_again::<PackedRing>();
 }
 
+/// Two requests that the device keeps, with one in between that is answered.
+fn keep_around_an_answer<R: Ring>(guest: &mut RingGuest<R>, session: &Session) -> (u64, u64) {
+    let older = guest.submit(0, Command::Keep);
+    guest.queues[0].notify();
+    session.wait_until(|record| record.kept == 1);
+    guest.echo_behind(0);
+    let newer = guest.submit(0, Command::Keep);
+    guest.queues[0].notify();
+    session.wait_until(|record| record.kept == 2);
+    (older, newer)
+}
+
 /// With GET_VRING_BASE_INFLIGHT a stop leaves kept requests where they are, and the base is behind
 /// them.
 fn kept_requests_outlive_a_stop<R: Ring>(behind: u32) {
     for other in [false, true] {
         let options = tracked().with_protocol_features(OUTLIVES_STOP);
         let (mut guest, session) = running_on::<R>(options);
-        let older = guest.submit(0, Command::Keep);
-        guest.queues[0].notify();
-        session.wait_until(|record| record.kept == 1);
-        guest.echo_behind(0);
-        let newer = guest.submit(0, Command::Keep);
-        guest.queues[0].notify();
-        session.wait_until(|record| record.kept == 2);
+        let (older, newer) = keep_around_an_answer(&mut guest, &session);
         assert_eq!(guest.stop(0).unwrap(), behind);
         assert!(!guest.queues[0].ring.has_used(), "nothing is given up");
         let session = if other {
@@ -298,13 +292,7 @@ fn v10_kept_requests_outlive_a_stop_where_the_front_end_wants_it() {
 fn a_stop_empties_the_region<R: Ring>(base: u32) {
     for tracks in [false, true] {
         let (mut guest, session) = running_on::<R>(tracked());
-        let older = guest.submit(0, Command::Keep);
-        guest.queues[0].notify();
-        session.wait_until(|record| record.kept == 1);
-        guest.echo_behind(0);
-        let newer = guest.submit(0, Command::Keep);
-        guest.queues[0].notify();
-        session.wait_until(|record| record.kept == 2);
+        let (older, newer) = keep_around_an_answer(&mut guest, &session);
         let bases = [0, 1, 2].map(|queue| guest.stop(queue).unwrap());
         assert_eq!(bases[0], base);
         assert_eq!(guest.finish(0), (older, false));
@@ -340,7 +328,7 @@ fn a_stop_at_once_loses_nothing<R: Ring>() {
         assert_eq!(guest.finish(0), (id, true));
     }
     // Ring 0 begins with its last message; behind it in the socket is the one that stops it.
-    let bases = bases(&guest);
+    let bases = guest.bases_after_a_loss();
     let session = replace(&mut guest, session, &bases);
     let base = guest.stop(0).unwrap();
     // The device was asked for it, though it keeps it, and an index cannot stand for it.
@@ -452,20 +440,20 @@ fn v10_a_region_that_does_not_do_is_an_error_of_the_ring() {
 /// Anything may stand in a region. The session lives, and a new region is as good as ever.
 fn anything_may_stand_in_a_region<R: Ring>() {
     let (mut guest, mut session) = running_on::<R>(tracked());
-    let mut seed: u64 = 1;
+    let mut random = Random::new(1);
     for round in 0..100 {
         guest.submit(0, Command::Keep);
         guest.queues[0].notify();
         session.wait_until(|record| record.kept == 1);
         let region = region(&guest);
         for _ in 0..=round % 20 {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let at = (seed >> 33) % (3 * SPLIT_LEN);
-            region.write_all_at(&[(seed >> 56) as u8], at).unwrap();
+            let at = random.below(3 * SPLIT_LEN);
+            let byte = random.below(0x100) as u8;
+            region.write_all_at(&[byte], at).unwrap();
         }
         // Else it would only be refused.
         region.write_all_at(&1u16.to_ne_bytes(), 8).unwrap();
-        let bases = bases(&guest);
+        let bases = guest.bases_after_a_loss();
         session = replace(&mut guest, session, &bases);
         guest.queues[0].kick();
         settle(&guest.frontend);

@@ -3,6 +3,9 @@
 //! A child runs one instruction after the other, and after each of them the memory is looked at. A
 //! process that is killed has run its program up to some instruction, so what is found between any
 //! two of them is all that there can be.
+//!
+//! Not everywhere can a program run so: between an exclusive load and its store, of which other
+//! processors than x86-64 make their atomic operations, there must be no trap.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
