@@ -74,6 +74,8 @@ pub(crate) enum Device {
     I2c,
     /// vhost-device-gpio, in a guest with a simulated chip of the kernel's
     Gpio,
+    /// vhost-device-scmi, on this machine
+    Scmi,
     /// The queue alone, beside virtio-queue
     Queue,
     /// vhost-device-rng with --poll-us, at depth 1
