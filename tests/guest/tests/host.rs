@@ -67,8 +67,13 @@ fn gpio_on_chips_of_the_kernel() -> Result<()> {
             "g1_", "g2_", "g4_", "g5_", "g7_", "g8_", "g9_", "g10_", "g14_", "g15_", "g16_", "g17_",
         ],
     );
-    let mut host = Guest::new().test_program(&tests)?.boot()?;
+    let kernel_tests = TestProgram::build("vhost-device-gpio", "kernel")?;
+    let mut host = Guest::new()
+        .test_program(&tests)?
+        .test_program(&kernel_tests)?
+        .boot()?;
     host.run_tests(&tests, &["VHOST_DEVICE_TEST_GPIO_SIM=1"])?
         .all_passed();
+    host.run_tests(&kernel_tests, &[])?.all_passed();
     host.power_off()
 }
