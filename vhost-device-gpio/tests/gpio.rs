@@ -402,7 +402,6 @@ fn v9_what_cannot_be_had_ends_with_status_1() {
             "cannot open /dev/gpiochip4000000000",
         ),
         (&["-l", "0-3@/dev/null"], "/dev/null is no GPIO chip"),
-        (&["-l", "s1", "--safe", "0@/dev/null=1"], "no GPIO chip"),
         (&["-l", "s1", "--sim-control", "/nowhere/c"], "/nowhere"),
         (&["-l", "s1", "--sim-control", "/dev/null"], "not a socket"),
     ] {
@@ -426,6 +425,14 @@ fn v9_usage_errors_end_with_status_2() {
         (&["-l", "0", "--attr", "1@0=loud"], "no attribute"),
         (&["-l", "0", "--safe", "1@0=2"], "neither 0 nor 1"),
         (&["-l", "0-3@sim:8"], "a simulated chip is given whole"),
+        (
+            &["-l", "s1", "--safe", "0@0=1"],
+            "--safe is for lines of the",
+        ),
+        (
+            &["-l", "s1", "--attr", "0@0=pull-up"],
+            "--attr is for lines",
+        ),
         // What contradicts itself; the rest is in the program's own tests.
         (&["-l", "sim:2", "-l", "sim:2"], "1 guests and lines for 2"),
         (&["-l", "sim:2,0=a,1=a"], "two lines that are called \"a\""),
