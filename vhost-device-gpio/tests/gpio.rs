@@ -120,23 +120,6 @@ fn g9_g14_levels_reach_the_guest() {
 }
 
 #[test]
-fn g12_g13_buffers_of_disabled_lines_come_back() {
-    let daemon = Daemon::start(SIM);
-    let mut guest = daemon.guest("s");
-    let buffer = unmask(&mut guest, 3);
-    assert_eq!(event(&mut guest, buffer), INVALID);
-    ok(&mut guest, SET_DIRECTION, 3, IN);
-    ok(&mut guest, SET_IRQ_TYPE, 3, BOTH);
-    let buffer = unmask(&mut guest, 3);
-    no_event(&mut guest);
-    ok(&mut guest, SET_IRQ_TYPE, 3, NONE);
-    // It was there before the answer.
-    let used = guest.queues[EVENTS].ring.pop_used().unwrap();
-    assert_eq!(used.head, buffer.head);
-    assert_eq!(guest.memory.read_vec(buffer.answer, 1), [INVALID]);
-}
-
-#[test]
 fn g17_without_the_feature_there_are_no_interrupts() {
     let daemon = Daemon::start(SIM);
     let path = daemon.directory.path().join("s");

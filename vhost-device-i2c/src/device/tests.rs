@@ -878,7 +878,7 @@ proptest! {
     /// Whatever is done: each request comes back once, those with an answer in their order;
     /// nothing reaches a bus that is not granted, or is longer than it may be.
     #[test]
-    fn i7_test_nothing_is_lost_and_nothing_more_is_granted(
+    fn i7_nothing_is_lost_and_nothing_more_is_granted(
         deeds in prop::collection::vec(deed(), 1..120)
     ) {
         let own = [0x20, 0x30, 0x50].map(|number| Address::Seven(number)..=Address::Seven(number));
