@@ -34,6 +34,11 @@ pub enum OpenError {
     /// There is nothing to control.
     #[error("--sim-control is given, and no guest has a simulated chip (-l sim:8): leave it out")]
     NothingSimulated,
+    /// There are no lines that this is for.
+    #[error(
+        "{0} is for lines of the host's chips, and all guests have simulated ones: leave it out"
+    )]
+    NothingOfHost(&'static str),
     /// A line cannot be driven to its safe value.
     #[error("--safe")]
     Park(#[source] io::Error),
@@ -177,6 +182,13 @@ pub fn check(args: &Args, guests: usize) -> Result<(), OpenError> {
                     check_part(guest, part, &mut owners)?;
                 }
             }
+        }
+    }
+    if args.sets().all(|set| matches!(set, Set::Sim(_))) {
+        let safe = args.safe.first().map(|_| "--safe");
+        let attributes = args.attr.first().map(|_| "--attr");
+        if let Some(option) = safe.or(attributes) {
+            return Err(OpenError::NothingOfHost(option));
         }
     }
     let mut sets = args.sets();

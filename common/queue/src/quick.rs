@@ -265,3 +265,364 @@ impl Walk<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::chain::{Chain, ChainError};
+    use crate::memory::{Mapping, Region};
+    use crate::ring::{Addresses, Config, Ring, Ticket};
+
+    // The ring's areas, at the beginning of the first region.
+    const ADDRESSES: Addresses = Addresses {
+        descriptor: 0x1000,
+        available: 0x1200,
+        used: 0x1400,
+    };
+    const AVAIL: u16 = 1 << 7;
+    const USED: u16 = 1 << 15;
+    /// A table anywhere; at an odd place of guest memory; at an odd place of this process;
+    /// over the seam of two regions; over the end of one; nowhere.
+    const TABLES: [u64; 6] = [0x2000, 0x2004, 0x200_0000, 0x3fe0, 0x4fe0, 0x9000];
+
+    /// Regions with their files: guest address, place in the file, length. The third moves.
+    struct Rig {
+        regions: Vec<(u64, u64, File)>,
+        memory: GuestMemory,
+    }
+
+    impl Rig {
+        fn new(third: u64) -> Self {
+            let mut regions = Vec::new();
+            let mut mapped = Vec::new();
+            // Two without a gap, and two that share a slot of `recent` with them.
+            for (addr, offset, len) in [
+                (0x1000, 0, 0x3000),
+                (0x4000, 0, 0x1000),
+                (third, 4, 0x1000),
+                (0x4000_0000, 0, 0x1000),
+            ] {
+                let flags = rustix::fs::MemfdFlags::CLOEXEC;
+                let file = File::from(rustix::fs::memfd_create("quick", flags).expect("a memfd"));
+                file.set_len(offset + len).expect("a length");
+                let mapping = Mapping::new(&file, 0, (offset + len) as usize).expect("a mapping");
+                let region = Region::new(addr, Arc::new(mapping), offset as usize, len);
+                mapped.push(region.expect("a region"));
+                regions.push((addr, offset, file));
+            }
+            let memory = GuestMemory::new(mapped).expect("regions that do not overlap");
+            Self { regions, memory }
+        }
+
+        /// Writes as much as there is memory for.
+        fn write(&self, addr: u64, bytes: &[u8]) {
+            for (addr, byte) in (addr..).zip(bytes) {
+                let Some(window) = self.memory.window_at(addr) else {
+                    continue;
+                };
+                let (begin, offset, file) = self
+                    .regions
+                    .iter()
+                    .rfind(|(begin, ..)| *begin <= addr)
+                    .expect("the window's region");
+                assert!(window.all(addr, 1).is_some());
+                let place = addr - begin + offset;
+                file.write_all_at(&[*byte], place).expect("a byte");
+            }
+        }
+    }
+
+    /// What a driver makes available, and what it breaks of it.
+    #[derive(Clone, Debug)]
+    struct Made {
+        moved: bool,
+        /// Address, length, and whether it is writable.
+        buffers: Vec<(u64, u32, bool)>,
+        sorted: bool,
+        /// Where a table is, and how many buffers are outside of it.
+        table: Option<(u64, usize)>,
+        indirect: bool,
+        /// The last descriptor outside of a table says that it is not the last.
+        goes_on: bool,
+        /// A packed ring's size and first slot.
+        size: u16,
+        slot: u16,
+        wrap: bool,
+        /// Which byte of the ring's descriptors or of the table changes, and which bits of it.
+        broken: Vec<(bool, usize, u8)>,
+    }
+
+    fn buffer() -> impl Strategy<Value = (u64, u32, bool)> {
+        let addr = prop_oneof![
+            8 => 0x1800_u64..0x2000,
+            3 => 0x4000_u64..0x5000,
+            3 => 0x200_0000_u64..0x200_1800,
+            2 => 0x4000_0000_u64..0x4000_1000,
+            1 => 0x3ff0_u64..0x4010,
+            1 => any::<u64>(),
+        ];
+        let len = prop_oneof![24 => 1_u32..32, 1 => Just(0), 1 => 0_u32..0x2000, 1 => any::<u32>()];
+        (addr, len, any::<bool>())
+    }
+
+    fn made() -> impl Strategy<Value = Made> {
+        let buffers = prop_oneof![
+            9 => prop::collection::vec(buffer(), 1..10),
+            1 => prop::collection::vec((0x1800_u64..0x1f00, 1_u32..9, any::<bool>()), 120..140),
+        ];
+        let outside = prop_oneof![4 => Just(0), 1 => 1_usize..4];
+        let at = prop_oneof![4 => Just(TABLES[0]), 1 => prop::sample::select(&TABLES[..])];
+        let byte = (any::<bool>(), any::<usize>(), any::<u8>());
+        let broken = prop_oneof![
+            2 => Just(Vec::new()),
+            1 => prop::collection::vec(byte, 1..4)
+        ];
+        let ring = (5_u16..=16, 0_u16..5, any::<bool>());
+        let most = || prop::bool::weighted(0.9);
+        let chain = (any::<bool>(), buffers, most());
+        let goes_on = prop::bool::weighted(0.1);
+        let flags = (most(), goes_on);
+        (chain, prop::option::of((at, outside)), flags, ring, broken).prop_map(
+            |((moved, buffers, sorted), table, (indirect, goes_on), (size, slot, wrap), broken)| {
+                Made {
+                    moved,
+                    buffers,
+                    sorted,
+                    table,
+                    indirect,
+                    goes_on,
+                    size,
+                    slot,
+                    wrap,
+                    broken,
+                }
+            },
+        )
+    }
+
+    impl Made {
+        fn size(&self, packed: bool) -> u16 {
+            if packed { self.size } else { 16 }
+        }
+
+        /// The buffers, no more outside of a table than the ring has descriptors.
+        fn chain(&self, packed: bool) -> Vec<(u64, u32, bool)> {
+            let mut buffers = self.buffers.clone();
+            if self.sorted {
+                buffers.sort_by_key(|(.., writable)| *writable);
+            }
+            if self.table.is_none() {
+                buffers.truncate(self.size(packed).into());
+            }
+            buffers
+        }
+
+        /// Whether a driver that is right makes such chains, but for what is rare.
+        fn is_plain(&self, packed: bool, memory: &GuestMemory) -> bool {
+            let buffers = self.chain(packed);
+            let whole = |addr, len: u64| len > 0 && memory.contiguous(addr, len).is_some();
+            let table = self.table.is_none_or(|(addr, outside)| {
+                let len = 16 * buffers.len() as u64;
+                addr == TABLES[0] && outside == 0 && self.indirect && whole(addr, len)
+            });
+            table
+                && !self.goes_on
+                && self.broken.is_empty()
+                && buffers.len() <= ROOM
+                && buffers.is_sorted_by_key(|(.., writable)| *writable)
+                && buffers
+                    .iter()
+                    .all(|&(addr, len, _)| whole(addr, len.into()))
+        }
+
+        fn config(&self, packed: bool) -> Config {
+            let place = self.slot | u16::from(self.wrap) << 15;
+            Config {
+                size: self.size(packed),
+                addresses: ADDRESSES,
+                base: if packed {
+                    u32::from(place) * 0x1_0001
+                } else {
+                    0
+                },
+                packed,
+                event_idx: false,
+                indirect: self.indirect,
+                in_order: false,
+            }
+        }
+
+        /// Writes it all into memory.
+        fn write(&self, packed: bool, rig: &Rig) {
+            let buffers = self.chain(packed);
+            let outside = match self.table {
+                None => buffers.len(),
+                Some((_, outside)) => outside.min(buffers.len() - 1),
+            };
+            let (direct, inside) = buffers.split_at(outside);
+            let plain = |(index, &(addr, len, writable)): (usize, &(u64, u32, bool)), last| {
+                let write = if writable { WRITE } else { 0 };
+                let next = if index < last { NEXT } else { 0 };
+                (addr, len, write | next)
+            };
+            let last = direct.len() + usize::from(self.table.is_some()) - 1;
+            let mut outer: Vec<_> = direct.iter().enumerate().map(|b| plain(b, last)).collect();
+            if let Some((addr, _)) = self.table {
+                outer.push((addr, 16 * inside.len() as u32, INDIRECT));
+            }
+            if self.goes_on
+                && let Some((.., flags)) = outer.last_mut()
+            {
+                *flags |= NEXT;
+            }
+            let last = inside.len().saturating_sub(1);
+            let inner = inside.iter().enumerate().map(|b| plain(b, last));
+            let size = usize::from(self.size(packed));
+            let (mut ring, mut table) = (vec![0; 16 * size], vec![0; 16 * inside.len()]);
+            let count = inside.len();
+            let put = |place: &mut Vec<u8>, slot: usize, (addr, len, flags), other: u16| {
+                let [first, second]: [u16; 2] = if packed {
+                    [other, flags]
+                } else {
+                    [flags, other]
+                };
+                let addr: u64 = addr;
+                let len: u32 = len;
+                let bytes: Vec<u8> = [&addr.to_le_bytes()[..], &len.to_le_bytes()]
+                    .concat()
+                    .into_iter()
+                    .chain(first.to_le_bytes())
+                    .chain(second.to_le_bytes())
+                    .collect();
+                place[16 * slot..16 * slot + 16].copy_from_slice(&bytes);
+            };
+            for (index, (addr, len, flags)) in outer.into_iter().enumerate() {
+                if packed {
+                    let slot = usize::from(self.slot) + index;
+                    let round = self.wrap ^ (slot >= size);
+                    let available = if round { AVAIL } else { USED };
+                    put(&mut ring, slot % size, (addr, len, flags | available), 77);
+                } else {
+                    // Not in the table's order.
+                    let slot = |index: usize| (index * 7 + 3) % 16;
+                    let next = slot(index + 1) as u16;
+                    put(&mut ring, slot(index), (addr, len, flags), next);
+                }
+            }
+            for (index, desc) in inner.enumerate() {
+                // The first is the first; the others are from the end, as those are linked.
+                let slot = |index: usize| match index {
+                    0 => 0,
+                    _ if packed => index,
+                    _ => (count - index.min(count)).max(1),
+                };
+                put(&mut table, slot(index), desc, slot(index + 1) as u16);
+            }
+            for &(in_table, at, bits) in &self.broken {
+                let place = if in_table { &mut table } else { &mut ring };
+                if let Some(at) = at.checked_rem(place.len()) {
+                    place[at] ^= bits;
+                }
+            }
+            rig.write(ADDRESSES.descriptor, &ring);
+            if let Some((addr, _)) = self.table {
+                rig.write(addr, &table);
+            }
+            if packed {
+                return;
+            }
+            // No flags, index 1, and the first head.
+            rig.write(ADDRESSES.available, &[0, 0, 1, 0, 3, 0]);
+        }
+    }
+
+    /// A chain as its ring took it: its ticket, and its segments or what is wrong with them.
+    type Taken = (u16, u16, u64, Result<Segments, ChainError>);
+    type Segments = [(Vec<(u64, usize, usize)>, usize); 2];
+
+    fn segments(buffers: Buffers<'_>) -> Segments {
+        let Buffers {
+            readable,
+            readable_len,
+            writable,
+            writable_len,
+        } = buffers;
+        [(readable, readable_len), (writable, writable_len)].map(|(segments, len)| {
+            let each = segments.iter();
+            let each = each.map(|one| (one.guest_addr, one.host.as_ptr() as usize, one.len));
+            (each.collect(), len)
+        })
+    }
+
+    /// The chain, by the careful walk alone.
+    fn carefully(ring: &mut Ring, memory: &GuestMemory) -> Option<Taken> {
+        let mut chain = Chain::new();
+        let before = ring.taken();
+        let walked = ring.take_carefully(&mut chain, memory)?;
+        let entries = (ring.taken() - before) as u16;
+        Some(match walked {
+            Ok(Ticket { id, position, .. }) => {
+                (id, entries, position, Ok(segments(chain.buffers())))
+            }
+            Err(error) => (0, entries, before, Err(error)),
+        })
+    }
+
+    fn quickly(quick: &mut Quick, ring: &mut Ring, memory: &GuestMemory) -> Option<Taken> {
+        let (ticket, found) = ring.take(quick, memory)?;
+        let Ticket {
+            id,
+            entries,
+            position,
+        } = ticket;
+        let buffers = quick.buffers(found).expect("what was found");
+        Some((id, entries, position, Ok(segments(buffers))))
+    }
+
+    /// The quick walk takes what the careful one takes, or leaves no trace.
+    fn both_agree(packed: bool, chains: &[Made]) {
+        let rigs = [Rig::new(0x200_0000), Rig::new(0x200_0800)];
+        let mut quick = Quick::new();
+        for made in chains {
+            let rig = &rigs[usize::from(made.moved)];
+            let memory = &rig.memory;
+            made.write(packed, rig);
+            let config = made.config(packed);
+            let mut rings = [(); 2].map(|()| Ring::new(memory, &config).expect("a ring"));
+            let [ring, other] = &mut rings;
+            assert_eq!(ring.look(), other.look());
+            let found = quickly(&mut quick, ring, memory);
+            let is_quick = found.is_some();
+            let found = found.or_else(|| carefully(ring, memory));
+            assert_eq!(found, carefully(other, memory), "{made:?}");
+            assert_eq!(ring.taken(), other.taken(), "{made:?}");
+            if made.is_plain(packed, memory) {
+                assert!(is_quick, "{made:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn both_walks_agree_on_every_chain_of_a_split_ring(
+            chains in prop::collection::vec(made(), 1..16)
+        ) {
+            both_agree(false, &chains);
+        }
+
+        #[test]
+        fn both_walks_agree_on_every_chain_of_a_packed_ring(
+            chains in prop::collection::vec(made(), 1..16)
+        ) {
+            both_agree(true, &chains);
+        }
+    }
+}

@@ -13,7 +13,7 @@ use std::fmt::Debug;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -126,7 +126,13 @@ impl Sim {
         let mut wires = self.wires();
         let mut result = wires.play(messages);
         let mut left = wires.retries;
-        while left > 0 && result.is_err_and(|failure| failure.error == Errno::AGAIN) {
+        let start = Instant::now();
+        // As in the kernel, not beyond the timeout: a group may make the bus busy for itself each
+        // time, and others wait for the bus.
+        while left > 0
+            && result.is_err_and(|failure| failure.error == Errno::AGAIN)
+            && start.elapsed() < wires.timeout
+        {
             left -= 1;
             result = wires.play(messages);
         }
@@ -424,6 +430,20 @@ mod tests {
         // As many as there may be cost a message that is done nothing.
         bus.set_retries(u32::MAX).unwrap();
         assert_eq!(write(&bus, 0x30, &[0]), Ok(()));
+    }
+
+    #[test]
+    fn test_a_bus_that_stays_busy_is_given_up_after_the_timeout() {
+        let bus = sim(false);
+        bus.set_timeout(Duration::from_millis(1)).unwrap();
+        bus.set_retries(u32::MAX).unwrap();
+        let (mut answer, address) = ([0], Address::Seven(0x30));
+        // Each time it is tried, the device is told to be busy again.
+        let datas = [Data::Write(&[2, 255]), Data::Read(&mut answer)];
+        let failure = bus
+            .transfer(&mut datas.map(|data| Message { address, data }))
+            .unwrap_err();
+        assert_eq!(failure.error, Errno::AGAIN);
     }
 
     #[test]
