@@ -8,16 +8,16 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
-use serde_json::Value;
+use vhost_device_arm64::build::{self, Built};
 use vhost_device_guest::setup::{ARM64_TARGET, Arm64, Progress};
 
 use crate::steps::{Counts, counted};
-use crate::{cargo, style};
+use crate::style;
 
 /// The variable by which tests find out how daemons are started (`tests/rig`).
 const RUNNER: &str = "VHOST_DEVICE_TEST_RUNNER";
@@ -91,7 +91,7 @@ pub(crate) fn run(action: &Action) -> Result<()> {
     match action {
         Action::Setup => println!("Programs can be built for arm64: {}", tools.versions()?),
         Action::Build { linked_statically } => {
-            for program in build(&tools, *linked_statically)? {
+            for program in build_daemons(&tools, *linked_statically)? {
                 println!("{}", program.display());
             }
         }
@@ -105,30 +105,16 @@ pub(crate) fn run(action: &Action) -> Result<()> {
     Ok(())
 }
 
-/// Cargo with these arguments, for arm64.
-fn cargo_for<'a>(tools: &Arm64, args: impl IntoIterator<Item = &'a str>) -> Result<Command> {
-    let mut command = cargo::command(args);
-    tools.configure(&mut command, &target_dir()?);
-    Ok(command)
-}
-
-/// Where everything is that is built for arm64: none of it is built by the machine's own compiler.
-fn target_dir() -> Result<PathBuf> {
-    Ok(cargo::target_dir()?.join("arm64"))
-}
-
 /// Builds the daemons and says where they are. Both ways of linking have a directory.
-fn build(tools: &Arm64, linked_statically: bool) -> Result<Vec<PathBuf>> {
-    let mut command = cargo_for(tools, ["build", "--release"])?;
-    let directory = if linked_statically {
-        Arm64::rustflags(&mut command, "-C target-feature=+crt-static");
-        "static"
+fn build_daemons(tools: &Arm64, linked_statically: bool) -> Result<Vec<PathBuf>> {
+    let (mut command, directory) = if linked_statically {
+        (build::static_cargo(tools, ["build"])?, "static")
     } else {
-        "dynamic"
+        (build::cargo(tools, ["build", "--release"])?, "dynamic")
     };
-    let directory = target_dir()?.join(directory);
+    let directory = build::target_dir()?.join(directory);
     fs::create_dir_all(&directory).context("cannot make a directory for the daemons")?;
-    let built = artifacts(&mut command)?;
+    let built = build::programs(&mut command)?;
     let programs = built.into_iter().map(|built| {
         let name = built.executable.file_name().context("a nameless program")?;
         let to = directory.join(name);
@@ -142,20 +128,20 @@ fn build(tools: &Arm64, linked_statically: bool) -> Result<Vec<PathBuf>> {
 /// Builds the tests, runs them under qemu-user, and counts them.
 pub(crate) fn test(counts: &mut Counts) -> Result<()> {
     let tools = Arm64::find()?;
-    let mut command = cargo_for(&tools, ["test", "--no-run"])?;
+    let mut command = build::cargo(&tools, ["test", "--no-run"])?;
     command.args(TESTED).env("CARGO_PROFILE_DEV_DEBUG", "0");
     for package in OPTIMIZED {
         command.arg("--config");
         command.arg(format!("profile.dev.package.{package}.opt-level=1"));
     }
-    let built = artifacts(&mut command)?;
+    let built = build::programs(&mut command)?;
     let tests: Vec<_> = built.into_iter().filter(|built| built.test).collect();
     ensure!(!tests.is_empty(), "cargo built no tests");
     let mut failed = Vec::new();
     let mut skipped = Vec::new();
     for program in &tests {
-        let skips: Vec<_> = SKIPPED.iter().filter(|skip| program.has(skip)).collect();
-        if !program.run(&tools, &skips, counts)? {
+        let skips: Vec<_> = SKIPPED.iter().filter(|skip| skip.is_in(program)).collect();
+        if !run_tests(program, &tools, &skips, counts)? {
             failed.push(program.executable.display().to_string());
         }
         skipped.extend(skips);
@@ -175,114 +161,72 @@ pub(crate) fn test(counts: &mut Counts) -> Result<()> {
     Ok(())
 }
 
-/// A program that cargo built.
-#[derive(Debug)]
-struct Built {
-    /// The directory of its package, and the target there.
-    package: PathBuf,
-    target: String,
-    test: bool,
-    executable: PathBuf,
-}
-
-impl Built {
-    /// What one of cargo's messages tells of, if it is a program.
-    fn parse(message: &str) -> Option<Self> {
-        let message: Value = serde_json::from_str(message).ok()?;
-        Some(Self {
-            package: Path::new(message["manifest_path"].as_str()?)
-                .parent()?
-                .into(),
-            target: message["target"]["name"].as_str()?.to_owned(),
-            test: message["profile"]["test"].as_bool()?,
-            executable: message["executable"].as_str()?.into(),
-        })
-    }
-
-    fn has(&self, skip: &Skipped) -> bool {
-        self.target == skip.target && self.package.ends_with(skip.package)
-    }
-
-    /// Runs its tests as cargo does, without those that are skipped. Whether all passed.
-    fn run(&self, tools: &Arm64, skips: &[&Skipped], counts: &mut Counts) -> Result<bool> {
-        if !skips.is_empty() {
-            let names = self.names(tools)?;
-            for Skipped { test, .. } in skips {
-                ensure!(names.contains(*test), "{} has no test {test}", self.target);
-            }
-            counts.ignore(skips.len());
-        }
-        let style = style::stdout();
-        let name = self.executable.file_name().unwrap_or_default();
-        let title = format!("{} for {ARM64_TARGET}", name.display());
-        println!("\n{}", style.bold(&title));
-        let mut command = self.command(tools);
-        command.arg("--exact");
-        for skip in skips {
-            command.args(["--skip", skip.test]);
-        }
-        command.env(RUNNER, tools.runner());
-        Ok(counted(&mut command, counts)?.success())
-    }
-
-    fn names(&self, tools: &Arm64) -> Result<BTreeSet<String>> {
-        let output = self
-            .command(tools)
-            .args(["--list", "--format=terse"])
-            .output()
-            .context("cannot run qemu-aarch64")?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let names = text.lines().filter_map(|line| line.strip_suffix(": test"));
-        Ok(names.map(str::to_owned).collect())
-    }
-
-    fn command(&self, tools: &Arm64) -> Command {
-        let runner = tools.runner();
-        let runner = runner.to_string_lossy();
-        let mut words = runner.split_whitespace();
-        let mut command = Command::new(words.next().unwrap_or_default());
-        command
-            .args(words)
-            .arg(&self.executable)
-            .current_dir(&self.package)
-            .env("CARGO_MANIFEST_DIR", &self.package);
-        command
+impl Skipped {
+    fn is_in(&self, program: &Built) -> bool {
+        program.target == self.target && program.package.ends_with(self.package)
     }
 }
 
-/// Runs cargo and returns the programs that it built, or found built.
-fn artifacts(command: &mut Command) -> Result<Vec<Built>> {
-    let output = command
-        .arg("--message-format=json-render-diagnostics")
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
+/// Runs the tests of a program as cargo does, without those that are skipped. Whether all passed.
+fn run_tests(
+    program: &Built,
+    tools: &Arm64,
+    skips: &[&Skipped],
+    counts: &mut Counts,
+) -> Result<bool> {
+    if !skips.is_empty() {
+        let names = names(program, tools)?;
+        for Skipped { test, .. } in skips {
+            ensure!(
+                names.contains(*test),
+                "{} has no test {test}",
+                program.target
+            );
+        }
+        counts.ignore(skips.len());
+    }
+    let style = style::stdout();
+    let name = program.executable.file_name().unwrap_or_default();
+    let title = format!("{} for {ARM64_TARGET}", name.display());
+    println!("\n{}", style.bold(&title));
+    let mut command = emulated(program, tools);
+    command.arg("--exact");
+    for skip in skips {
+        command.args(["--skip", skip.test]);
+    }
+    command.env(RUNNER, tools.runner());
+    Ok(counted(&mut command, counts)?.success())
+}
+
+/// The names of a program's tests.
+fn names(program: &Built, tools: &Arm64) -> Result<BTreeSet<String>> {
+    let output = emulated(program, tools)
+        .args(["--list", "--format=terse"])
         .output()
-        .context("cannot run cargo")?;
-    ensure!(output.status.success(), "it cannot be built for arm64");
-    let messages = String::from_utf8_lossy(&output.stdout);
-    Ok(messages.lines().filter_map(Built::parse).collect())
+        .context("cannot run qemu-aarch64")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let names = text.lines().filter_map(|line| line.strip_suffix(": test"));
+    Ok(names.map(str::to_owned).collect())
+}
+
+/// A command that runs a program where cargo would.
+fn emulated(program: &Built, tools: &Arm64) -> Command {
+    let runner = tools.runner();
+    let runner = runner.to_string_lossy();
+    let mut words = runner.split_whitespace();
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command
+        .args(words)
+        .arg(&program.executable)
+        .current_dir(&program.package)
+        .env("CARGO_MANIFEST_DIR", &program.package);
+    command
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn programs_are_found_among_cargos_messages() {
-        let message = |test: bool, executable: &str| {
-            format!(
-                "{{\"reason\":\"compiler-artifact\",\"manifest_path\":\"/w/common/backend/Cargo.toml\",\
-                 \"target\":{{\"name\":\"reconnect\"}},\"profile\":{{\"test\":{test}}},\
-                 \"executable\":{executable}}}"
-            )
-        };
-        let built = Built::parse(&message(true, "\"/t/reconnect-1\"")).unwrap();
-        assert!(built.test && built.has(&SKIPPED[0]));
-        assert_eq!(built.executable, Path::new("/t/reconnect-1"));
-        assert!(!Built::parse(&message(false, "\"/t/r\"")).unwrap().test);
-        assert!(Built::parse(&message(false, "null")).is_none());
-        assert!(Built::parse("{\"reason\":\"build-finished\",\"success\":true}").is_none());
-    }
+    use crate::cargo;
 
     #[test]
     fn what_is_skipped_is_where_it_is_said_to_be() {

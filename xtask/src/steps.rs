@@ -88,7 +88,13 @@ const STEPS: &[Step] = &[
     Step {
         title: "unit and session tests",
         slow: false,
-        action: Action::Tests(&["--workspace", "--exclude", "vhost-device-guest"]),
+        action: Action::Tests(&[
+            "--workspace",
+            "--exclude",
+            "vhost-device-arm64",
+            "--exclude",
+            "vhost-device-guest",
+        ]),
     },
     Step {
         title: "dependencies",
@@ -119,6 +125,11 @@ const STEPS: &[Step] = &[
         title: "unit and session tests on arm64",
         slow: true,
         action: Action::Arm64,
+    },
+    Step {
+        title: "instructions and static daemons for arm64",
+        slow: true,
+        action: Action::Tests(&["--package", "vhost-device-arm64"]),
     },
     Step {
         title: "set-up for guests",
