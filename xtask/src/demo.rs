@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use tempfile::TempDir;
 use vhost_device_guest::setup::{self, Progress};
-use vhost_device_guest::{CommandOutput, Daemon, Guest, RunningGuest};
+use vhost_device_guest::{Arch, CommandOutput, Daemon, Guest, RunningGuest};
 
 use crate::cargo;
 use crate::style::{self, Style};
@@ -37,14 +37,14 @@ struct Section {
 const SECTIONS: [Section; 3] = [rng::SECTION, i2c::SECTION, gpio::SECTION];
 
 /// Sets up, builds, boots, and shows.
-pub(crate) fn run(keep: bool) -> Result<ExitCode> {
+pub(crate) fn run(arch: &'static Arch, keep: bool) -> Result<ExitCode> {
     ensure!(
         !keep || (io::stdin().is_terminal() && io::stdout().is_terminal()),
         "--keep gives the guest this terminal, but input or output is none"
     );
-    setup::run(&Progress::new())?;
+    setup::run(&[arch], &Progress::new())?;
     let directory = TempDir::new()?;
-    let mut guest = boot(keep, directory.path())?;
+    let mut guest = boot(arch, keep, directory.path())?;
     let mut report = Report::new(style::stdout());
     for section in &SECTIONS {
         report.begin(section.title);
@@ -58,7 +58,7 @@ pub(crate) fn run(keep: bool) -> Result<ExitCode> {
     Ok(report.end())
 }
 
-fn boot(keep: bool, directory: &Path) -> Result<RunningGuest> {
+fn boot(arch: &'static Arch, keep: bool, directory: &Path) -> Result<RunningGuest> {
     let daemon = |section: &Section| (section.daemon)(directory);
     let mut daemons: Vec<Daemon> = SECTIONS.iter().map(daemon).collect();
     if env::var_os("VHOST_DEVICE_BIN_DIR").is_none() {
@@ -68,11 +68,11 @@ fn boot(keep: bool, directory: &Path) -> Result<RunningGuest> {
         let from_here = |daemon: Daemon| daemon.from_dir(&directory);
         daemons = daemons.into_iter().map(from_here).collect();
     }
-    let mut guest = daemons.into_iter().fold(Guest::new(), Guest::attach);
+    let mut guest = daemons.into_iter().fold(Guest::of(arch), Guest::attach);
     if keep {
         guest = guest.console_on_terminal();
     }
-    eprintln!("Booting a guest with the daemons attached");
+    eprintln!("Booting an {} guest with the daemons attached", arch.name);
     guest.boot()
 }
 

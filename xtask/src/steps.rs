@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use vhost_device_guest::Arch;
 use vhost_device_guest::setup::{self, Progress};
 
 use crate::{cargo, demo, fuzz, style};
@@ -38,8 +39,8 @@ enum Action {
     Fuzz,
     /// Gets and builds what guests need.
     SetUp,
-    /// Runs the demo.
-    Demo,
+    /// Runs the demo in a guest of this architecture.
+    Demo(&'static Arch),
 }
 
 /// All of them, in the order in which they run: the quick ones first.
@@ -104,7 +105,12 @@ const STEPS: &[Step] = &[
     Step {
         title: "demo",
         slow: true,
-        action: Action::Demo,
+        action: Action::Demo(&Arch::X86_64),
+    },
+    Step {
+        title: "demo on aarch64",
+        slow: true,
+        action: Action::Demo(&Arch::AARCH64),
     },
 ];
 
@@ -176,9 +182,9 @@ impl Action {
             Self::Tests(args) => test(args, counts),
             Self::Dependencies => deny(),
             Self::Fuzz => fuzz::run(None, Some(FUZZ_RUNS)),
-            Self::SetUp => setup::run(&Progress::new()).map(drop),
-            Self::Demo => {
-                let status = demo::run(false)?;
+            Self::SetUp => setup::run(Arch::ALL, &Progress::new()),
+            Self::Demo(arch) => {
+                let status = demo::run(arch, false)?;
                 ensure!(status == ExitCode::SUCCESS, "the guest missed something");
                 Ok(())
             }

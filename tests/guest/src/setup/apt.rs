@@ -44,7 +44,7 @@ impl Tool {
         }
     }
 
-    fn is_there(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         match self.probe {
             Probe::File(path) => Path::new(path).exists(),
             Probe::Program(program) => env::var_os("PATH").is_some_and(|path| {
