@@ -89,7 +89,7 @@ mod tests {
     fn a_mistake_is_told_by_its_line() {
         let directory = TempDir::new().unwrap();
         let to = directory.path().join("machine.dtb");
-        let error = extend(&own(&directory), "/ {\n  what?\n};", &to).unwrap_err();
+        let error = extend(&own(&directory), "/ {\n  = 1;\n};", &to).unwrap_err();
         let error = format!("{error:#}");
         assert!(error.contains("what was added:2"), "{error}");
         assert!(fs::metadata(&to).is_err());
