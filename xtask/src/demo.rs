@@ -28,6 +28,10 @@ use crate::style::{self, Style};
 /// A device that is shown.
 struct Section {
     title: &'static str,
+    /// The guests that have such a device.
+    archs: &'static [&'static Arch],
+    /// What is added to the device trees of guests that have one.
+    device_tree: &'static str,
     /// The daemon, with its options and the guest's device. This and the next get a directory for
     /// what they share.
     daemon: fn(&Path) -> Daemon,
@@ -44,9 +48,11 @@ pub(crate) fn run(arch: &'static Arch, keep: bool) -> Result<ExitCode> {
     );
     setup::run(&[arch], &Progress::new())?;
     let directory = TempDir::new()?;
-    let mut guest = boot(arch, keep, directory.path())?;
+    let is_shown = |section: &&Section| section.archs.iter().any(|own| own.name == arch.name);
+    let sections: Vec<_> = SECTIONS.iter().filter(is_shown).collect();
+    let mut guest = boot(arch, &sections, keep, directory.path())?;
     let mut report = Report::new(style::stdout());
-    for section in &SECTIONS {
+    for section in sections {
         report.begin(section.title);
         (section.show)(&mut guest, &mut report, directory.path())?;
     }
@@ -58,9 +64,14 @@ pub(crate) fn run(arch: &'static Arch, keep: bool) -> Result<ExitCode> {
     Ok(report.end())
 }
 
-fn boot(arch: &'static Arch, keep: bool, directory: &Path) -> Result<RunningGuest> {
-    let daemon = |section: &Section| (section.daemon)(directory);
-    let mut daemons: Vec<Daemon> = SECTIONS.iter().map(daemon).collect();
+fn boot(
+    arch: &'static Arch,
+    sections: &[&Section],
+    keep: bool,
+    directory: &Path,
+) -> Result<RunningGuest> {
+    let daemons = sections.iter().map(|section| (section.daemon)(directory));
+    let mut daemons: Vec<Daemon> = daemons.collect();
     if env::var_os("VHOST_DEVICE_BIN_DIR").is_none() {
         // The workspace's default members are the daemons.
         cargo::run(&["build", "--release"])?;
@@ -68,7 +79,9 @@ fn boot(arch: &'static Arch, keep: bool, directory: &Path) -> Result<RunningGues
         let from_here = |daemon: Daemon| daemon.from_dir(&directory);
         daemons = daemons.into_iter().map(from_here).collect();
     }
-    let mut guest = daemons.into_iter().fold(Guest::of(arch), Guest::attach);
+    let guest = daemons.into_iter().fold(Guest::of(arch), Guest::attach);
+    let trees = sections.iter().map(|section| section.device_tree);
+    let mut guest = trees.fold(guest, Guest::device_tree);
     if keep {
         guest = guest.console_on_terminal();
     }

@@ -125,8 +125,10 @@ impl Guest {
     /// labels hold from one addition to the next.
     #[must_use]
     pub fn device_tree(mut self, source: &str) -> Self {
-        self.device_tree.push_str(source);
-        self.device_tree.push('\n');
+        if !source.is_empty() {
+            self.device_tree.push_str(source);
+            self.device_tree.push('\n');
+        }
         self
     }
 
