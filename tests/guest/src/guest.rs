@@ -452,6 +452,12 @@ impl RunningGuest {
         if !self.ends_within(Duration::ZERO)? {
             self.port.send(POWER_OFF)?;
         }
+        self.powers_itself_off()
+    }
+
+    /// Waits until the guest has powered itself off, and stops the daemons that
+    /// came with it, each of which must end well.
+    pub fn powers_itself_off(mut self) -> Result<()> {
         let deadline = self.deadline.unwrap_or(Instant::now() + LIFE);
         let Some(status) = self.qemu.wait_end(deadline)? else {
             bail!("the guest did not power off");

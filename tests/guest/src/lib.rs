@@ -27,6 +27,7 @@
 //! kernel message can be taken for something else.
 
 mod arch;
+mod control;
 mod daemon;
 mod device_tree;
 mod guest;
@@ -40,12 +41,16 @@ pub mod setup;
 mod test_program;
 
 pub use arch::Arch;
+pub use control::Control;
 pub use daemon::{Daemon, RunningDaemon};
 pub use guest::{Guest, RunningGuest};
 pub use held::Held;
 pub use qmp::Qmp;
 pub use seen::{CommandOutput, Seen};
 pub use test_program::{TestProgram, TestResults};
+
+/// Source for [`Guest::device_tree`] of a guest that is attached to `vhost-device-scmi --sim`.
+pub const SCMI_TREE: &str = include_str!("../trees/scmi.dts");
 
 /// Makes a test of each of these functions for each architecture, which the function takes:
 /// `x86_64::NAME` and `aarch64::NAME`.
