@@ -5,12 +5,14 @@
 //! | `rng` | entropy |
 //! | `i2c` | a bus with an EEPROM and a temperature sensor |
 //! | `gpio` | lines, in and out |
+//! | `scmi` | sensors, clocks, regulators, power limits; in an arm64 guest |
 //!
 //! Each checks what it shows: something that is missing makes the demo fail.
 
 mod gpio;
 mod i2c;
 mod rng;
+mod scmi;
 
 use std::env;
 use std::io::{self, IsTerminal};
@@ -38,7 +40,7 @@ struct Section {
     show: fn(&mut RunningGuest, &mut Report, &Path) -> Result<()>,
 }
 
-const SECTIONS: [Section; 3] = [rng::SECTION, i2c::SECTION, gpio::SECTION];
+const SECTIONS: [Section; 4] = [rng::SECTION, i2c::SECTION, gpio::SECTION, scmi::SECTION];
 
 /// Sets up, builds, boots, and shows.
 pub(crate) fn run(arch: &'static Arch, keep: bool) -> Result<ExitCode> {
