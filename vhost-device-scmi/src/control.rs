@@ -165,8 +165,11 @@ mod tests {
     fn test_a_change_is_news() {
         let hub = hub();
         let inbox = hub.inbox(0).unwrap();
+        let other = hub.inbox(1).unwrap();
+        hub.watch(ResourceId::Sensor(5), 0, true);
         obey("sensor:fan=77", &hub).unwrap();
         obey("sensor:fan", &hub).unwrap();
+        assert!(other.take().changes.is_empty(), "it has not asked");
         let changes = inbox.take().changes;
         assert_eq!(
             changes.into_iter().collect::<Vec<_>>(),

@@ -202,3 +202,6 @@ impl Device for Scmi {
         self.set_timer();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,9 +16,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::host::{
-    Access, Error, Guest, Permissions, Platform, PowerState, ResourceId, Result, SystemState,
-};
+use crate::host::{Error, Guest, Platform, PowerState, ResourceId, Result, SystemState};
 
 /// The platform and what its guests have to do with each other through it.
 #[derive(Debug)]
@@ -30,6 +28,9 @@ pub struct Hub {
     wishes: BTreeMap<ResourceId, Mutex<BTreeMap<Guest, u32>>>,
     /// At which intervals guests want to be told of a sensor, by its number.
     intervals: Mutex<BTreeMap<usize, BTreeMap<Guest, Duration>>>,
+    /// The guests that want to be told of a resource: no others are woken when it changes, so that
+    /// a guest cannot keep those busy that have nothing to do with it.
+    watching: Mutex<BTreeMap<ResourceId, BTreeSet<Guest>>>,
     /// The guests that want to be told when they shall shut down.
     listening: Mutex<BTreeSet<Guest>>,
 }
@@ -70,9 +71,13 @@ struct Post {
 
 impl Post {
     fn add(&self, add: impl FnOnce(&mut News)) {
-        add(&mut lock(&self.news));
-        // Fails only when the count is full: then it is readable.
-        let _ = rustix::io::write(&self.fd, &1_u64.to_ne_bytes());
+        let mut news = lock(&self.news);
+        let first = news.changes.is_empty() && news.system.is_none();
+        add(&mut news);
+        if first {
+            // Fails only when the count is full: then it is readable.
+            let _ = rustix::io::write(&self.fd, &1_u64.to_ne_bytes());
+        }
     }
 }
 
@@ -139,6 +144,7 @@ impl Hub {
             inboxes: Mutex::default(),
             wishes,
             intervals: Mutex::default(),
+            watching: Mutex::default(),
             listening: Mutex::default(),
         }
     }
@@ -166,17 +172,27 @@ impl Hub {
         })
     }
 
-    /// Tells all guests that may see it that a resource may have changed.
+    /// A guest wants to be told of a resource, or does not want it any more.
+    pub fn watch(&self, id: ResourceId, guest: Guest, wanted: bool) {
+        let mut watching = lock(&self.watching);
+        let guests = watching.entry(id).or_default();
+        match wanted {
+            true => guests.insert(guest),
+            false => guests.remove(&guest),
+        };
+    }
+
+    /// Tells all guests that want to know that a resource may have changed.
     pub fn changed(&self, id: ResourceId, by: Option<Guest>) {
-        let Some(permissions) = self.permissions(id) else {
+        let watching = lock(&self.watching);
+        let Some(guests) = watching.get(&id).filter(|guests| !guests.is_empty()) else {
             return;
         };
-        for (guest, post) in lock(&self.inboxes).iter() {
-            if permissions.of(*guest) >= Access::Read {
-                post.add(|news| {
-                    news.changes.insert(id, by);
-                });
-            }
+        let inboxes = lock(&self.inboxes);
+        for post in guests.iter().filter_map(|guest| inboxes.get(guest)) {
+            post.add(|news| {
+                news.changes.insert(id, by);
+            });
         }
     }
 
@@ -205,20 +221,6 @@ impl Hub {
                 post.is_some()
             })
             .collect()
-    }
-
-    fn permissions(&self, id: ResourceId) -> Option<&Permissions> {
-        let platform = &self.platform;
-        Some(match id {
-            ResourceId::Power(number) => &platform.powers.get(number)?.permissions,
-            ResourceId::System => &platform.system.as_ref()?.permissions,
-            ResourceId::Performance(number) => &platform.performances.get(number)?.permissions,
-            ResourceId::Clock(number) => &platform.clocks.get(number)?.permissions,
-            ResourceId::Sensor(number) => &platform.sensors.get(number)?.permissions,
-            ResourceId::Reset(number) => &platform.resets.get(number)?.permissions,
-            ResourceId::Voltage(number) => &platform.voltages.get(number)?.permissions,
-            ResourceId::Powercap(number) => &platform.powercaps.get(number)?.permissions,
-        })
     }
 
     /// A guest wants a clock or a regulator to be on or off.
@@ -306,6 +308,9 @@ impl Hub {
     /// nobody wants anything, all stays as it is.
     pub fn forget(&self, guest: Guest) {
         self.listen(guest, false);
+        for guests in lock(&self.watching).values_mut() {
+            guests.remove(&guest);
+        }
         for (&id, wishes) in &self.wishes {
             let mut wishes = lock(wishes);
             if wishes.remove(&guest).is_none() {

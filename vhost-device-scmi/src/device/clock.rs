@@ -310,6 +310,8 @@ impl Protocol for Clocks {
                 if rate.is_none() {
                     outbox.withdraw(Self::ID, RATE_CHANGED, id);
                 }
+                let id = ResourceId::Clock(found.number);
+                cx.hub.watch(id, cx.guest, rate.is_some());
                 if let Some(told) = self.told.get_mut(found.index) {
                     *told = rate;
                 }

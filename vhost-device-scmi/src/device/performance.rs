@@ -32,6 +32,15 @@ struct Told {
     level: Option<usize>,
 }
 
+impl Told {
+    /// Sees to it that the guest is told as much.
+    fn watch(&self, cx: Context<'_>, domain: &Found<'_, Performance>) {
+        let wanted = self.limits.is_some() || self.level.is_some();
+        let id = ResourceId::Performance(domain.number);
+        cx.hub.watch(id, cx.guest, wanted);
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Performances {
     view: View,
@@ -286,6 +295,7 @@ impl Protocol for Performances {
                 }
                 if let Some(told) = self.told.get_mut(found.index) {
                     told.limits = limits;
+                    told.watch(cx, &found);
                 }
             }
             NOTIFY_LEVEL => {
@@ -300,6 +310,7 @@ impl Protocol for Performances {
                 }
                 if let Some(told) = self.told.get_mut(found.index) {
                     told.level = level;
+                    told.watch(cx, &found);
                 }
             }
             _ => {

@@ -3,7 +3,7 @@
 use super::agent::{Context, Protocol, View, is_subscription};
 use super::outbox::{Outbox, Subject};
 use super::wire::{Arguments, Done, Header, Results, Status, bits, is_long};
-use crate::host::{self, Guest, PowerState};
+use crate::host::{self, Guest, PowerState, ResourceId};
 
 const DOMAIN_ATTRIBUTES: u8 = 0x3;
 const STATE_SET: u8 = 0x4;
@@ -130,6 +130,8 @@ impl Protocol for Powers {
                 if state.is_none() {
                     outbox.withdraw(Self::ID, STATE_CHANGED, id);
                 }
+                let id = ResourceId::Power(found.number);
+                cx.hub.watch(id, cx.guest, state.is_some());
                 if let Some(told) = self.told.get_mut(found.index) {
                     *told = state;
                 }

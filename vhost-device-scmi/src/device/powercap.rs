@@ -350,6 +350,8 @@ impl Protocol for Powercaps {
                 if cap.is_none() {
                     outbox.withdraw(Self::ID, CAP_CHANGED, id);
                 }
+                let id = ResourceId::Powercap(found.number);
+                cx.hub.watch(id, cx.guest, cap.is_some());
                 if let Some(told) = self.told.get_mut(found.index) {
                     told.cap = cap;
                 }

@@ -132,6 +132,8 @@ impl Protocol for Resets {
                 if !wanted {
                     outbox.withdraw(Self::ID, ISSUED, id);
                 }
+                let id = ResourceId::Reset(found.number);
+                cx.hub.watch(id, cx.guest, wanted);
                 if let Some(told) = self.told.get_mut(found.index) {
                     *told = wanted;
                 }

@@ -15,7 +15,7 @@ use super::wire::{
     Arguments, Done, Failure, Header, MAX_COUNT, NoRoom, PLATFORM, Results, Status, bits,
     count_and_left, is_long,
 };
-use crate::host::{self, Axis, Intervals, Quantity, Resource, Sensor, Shape};
+use crate::host::{self, Axis, Intervals, Quantity, Resource, ResourceId, Sensor, Shape};
 
 const DESCRIPTION_GET: u8 = 0x3;
 const TRIP_POINT_NOTIFY: u8 = 0x4;
@@ -174,6 +174,8 @@ impl Sensors {
         for trip in state.trips.values_mut() {
             trip.above = None;
         }
+        let id = ResourceId::Sensor(sensor.number);
+        cx.hub.watch(id, cx.guest, wanted.is_some());
         cx.hub.want_readings(sensor.number, cx.guest, wanted);
         Ok(())
     }
