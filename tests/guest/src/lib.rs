@@ -36,6 +36,7 @@ mod port;
 mod process;
 mod programs;
 mod qmp;
+pub mod scmi;
 mod seen;
 pub mod setup;
 mod test_program;
@@ -48,9 +49,6 @@ pub use held::Held;
 pub use qmp::Qmp;
 pub use seen::{CommandOutput, Seen};
 pub use test_program::{TestProgram, TestResults};
-
-/// Source for [`Guest::device_tree`] of a guest that is attached to `vhost-device-scmi --sim`.
-pub const SCMI_TREE: &str = include_str!("../trees/scmi.dts");
 
 /// Makes a test of each of these functions for each architecture, which the function takes:
 /// `x86_64::NAME` and `aarch64::NAME`.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
-use vhost_device_guest::{Arch, Control, Daemon, Guest, RunningGuest, SCMI_TREE};
+use vhost_device_guest::{Arch, Control, Daemon, Guest, RunningGuest, scmi};
 
 const DEVICE: &str = "vhost-user-scmi-pci";
 
@@ -63,7 +63,7 @@ impl Bench {
                 control.as_os_str(),
             ])
             .device(DEVICE);
-        let guest = guest.attach(daemon).device_tree(SCMI_TREE).boot()?;
+        let guest = guest.attach(daemon).device_tree(scmi::TREE).boot()?;
         Ok(Self {
             guest,
             host: Control::connect(&control)?,
@@ -136,21 +136,7 @@ impl Bench {
 #[test]
 fn each_protocol_has_its_driver() -> Result<()> {
     let mut bench = Bench::boot()?;
-    let drivers = "for device in /sys/bus/scmi_protocol/devices/*; do \
-        [ -e $device/driver ] && basename $(readlink -f $device/driver); done | sort";
-    let expected = [
-        "scmi-clocks",
-        "scmi-cpufreq",
-        "scmi-hwmon",
-        "scmi-perf-domain",
-        "scmi-power-domain",
-        "scmi-powercap",
-        "scmi-regulator",
-        "scmi-reset",
-        "scmi-sensor-iiodev",
-        "scmi-system-power",
-    ];
-    assert_eq!(bench.run(drivers)?, expected.join("\n"));
+    assert_eq!(bench.run(scmi::LIST_DRIVERS)?, scmi::DRIVERS.join("\n"));
     assert_eq!(bench.run("cat /sys/kernel/debug/devices_deferred")?, "");
     let messages = bench.run("dmesg | grep -i scmi")?;
     assert!(!messages.contains("failed"), "{messages}");

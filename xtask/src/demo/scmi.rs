@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use vhost_device_guest::{Arch, CommandOutput, Control, Daemon, RunningGuest, SCMI_TREE};
+use vhost_device_guest::{Arch, CommandOutput, Control, Daemon, RunningGuest, scmi};
 
 use super::{Report, Section};
 
@@ -11,25 +11,11 @@ pub(super) const SECTION: Section = Section {
     title: "vhost-device-scmi: sensors, clocks, regulators, power limits",
     // QEMU has the device for Arm alone.
     archs: &[&Arch::AARCH64],
-    device_tree: SCMI_TREE,
+    device_tree: scmi::TREE,
     daemon,
     show,
 };
 
-const DRIVERS: &str = "for device in /sys/bus/scmi_protocol/devices/*; do \
-    [ -e $device/driver ] && basename $(readlink -f $device/driver); done | sort";
-const ALL_DRIVERS: [&str; 10] = [
-    "scmi-clocks",
-    "scmi-cpufreq",
-    "scmi-hwmon",
-    "scmi-perf-domain",
-    "scmi-power-domain",
-    "scmi-powercap",
-    "scmi-regulator",
-    "scmi-reset",
-    "scmi-sensor-iiodev",
-    "scmi-system-power",
-];
 const TEMPERATURE: &str =
     "label=$(grep -lx cpu-temp /sys/class/hwmon/hwmon*/temp*_label) && cat ${label%_label}_input";
 const ACCELERATION: &str = "cd $(dirname $(grep -lx accelerometer /sys/bus/iio/devices/*/name)) && \
@@ -60,7 +46,11 @@ fn daemon(directory: &Path) -> Daemon {
 
 fn show(guest: &mut RunningGuest, report: &mut Report, directory: &Path) -> Result<()> {
     let mut host = Control::connect(&control(directory))?;
-    report.expect_parts("drivers bound", &guest.run(DRIVERS)?, &ALL_DRIVERS);
+    report.expect_parts(
+        "drivers bound",
+        &guest.run(scmi::LIST_DRIVERS)?,
+        &scmi::DRIVERS,
+    );
     host.ask("sensor:cpu-temp=61500")?;
     report.expect("m°C, by hwmon", &guest.run(TEMPERATURE)?, "61500");
     host.ask("sensor:accelerometer=12,-34,9807")?;
