@@ -411,6 +411,12 @@ impl RunningGuest {
         self.port.wait_ready(self.deadline)
     }
 
+    /// Waits until a guest that reboots of its own accord takes commands again.
+    /// The guest must have been made with [`Guest::resets`].
+    pub fn comes_back(&mut self) -> Result<()> {
+        self.port.wait_ready(self.deadline)
+    }
+
     /// Makes the guest's kernel panic, which reboots it, and waits until it
     /// takes commands again. The guest must have been made with
     /// [`Guest::resets`], and be of [`Arch::X86_64`]: other machines have no NMI.

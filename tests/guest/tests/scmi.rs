@@ -320,10 +320,31 @@ fn a_domain_is_reset() -> Result<()> {
 }
 
 #[test]
-fn a_guest_shuts_down_when_it_is_asked_to() -> Result<()> {
+fn a_guest_shuts_down_in_its_own_time_when_it_is_asked_to() -> Result<()> {
+    /// What the kernel runs then: it switches a regulator on, and waits for a temperature.
+    const LINES: &str = "#!/bin/sh\\necho enabled >SWITCH/state\\n\
+        until [ $(cat /sys/class/hwmon/hwmon0/temp1_input) = 1 ]; do usleep 1000; done\\n\
+        exec poweroff -f\\n";
     let mut bench = Bench::boot()?;
+    let lines = LINES.replace("SWITCH", SWITCH);
+    bench.run(&format!("printf '{lines}' >/tmp/off && chmod +x /tmp/off"))?;
+    bench.run("echo /tmp/off >/proc/sys/kernel/poweroff_cmd")?;
     assert_eq!(bench.host.ask("shutdown")?, "told 0");
+    bench.wait_for_host("voltage:vdd-io", "1800000,on")?;
+    bench.host("sensor:cpu-temp=1")?;
     bench.guest.powers_itself_off()
+}
+
+#[test]
+fn a_guest_reboots_when_it_is_asked_to() -> Result<()> {
+    let mut bench = Bench::boot_with(Guest::of(&Arch::AARCH64).resets())?;
+    for _ in 0..2 {
+        assert_eq!(bench.host.ask("reboot 0")?, "told 0");
+        bench.guest.comes_back()?;
+        bench.host("sensor:cpu-temp=33000")?;
+        assert_eq!(bench.hwmon("cpu-temp")?, "33000");
+    }
+    bench.guest.power_off()
 }
 
 #[test]
