@@ -32,9 +32,8 @@ fn exponent(bits: u32) -> i32 {
 pub(super) fn encode(interval: Duration) -> (u32, u32) {
     let mut number = interval.as_nanos();
     let mut exponent = MIN_EXPONENT;
-    // Above 0 only where that cannot be helped: Linux 6.12 makes other frequencies of 1 × 10 s.
     while exponent < MAX_EXPONENT
-        && (number > u16::MAX.into() || exponent < 0 && number != 0 && number.is_multiple_of(10))
+        && (number > u16::MAX.into() || number != 0 && number.is_multiple_of(10))
     {
         number /= 10;
         exponent += 1;
@@ -110,7 +109,7 @@ mod tests {
             (ms(250), 25, -2),
             (ms(1000), 1, 0),
             (ms(1_001), 1001, -3),
-            (ms(10_000), 10, 0),
+            (ms(10_000), 1, 1),
             (Duration::from_secs(65_535), 65_535, 0),
             (Duration::from_secs(655_350), 65_535, 1),
             (Duration::from_nanos(1), 1, -9),

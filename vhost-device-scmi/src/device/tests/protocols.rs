@@ -671,7 +671,7 @@ fn test_sensors_are_configured() {
     assert_eq!(bench.words(SENSOR, 0x9, &[0]), [config(1, 0, 1)]);
     assert_eq!(
         bench.words(SENSOR, 0x8, &[0, 0]),
-        [4, 1 << 5 | 0b11110, 1 << 5 | 0b11111, 1 << 5, 10 << 5]
+        [4, 1 << 5 | 0b11110, 1 << 5 | 0b11111, 1 << 5, 4 << 5]
     );
     // 30 ms: down is 10, up is 100.
     for (rounding, exponent) in [(0, -2), (1 << 9, -1), (2 << 9, -2)] {
