@@ -26,8 +26,9 @@ pub struct Hub {
     /// By resource; those that cannot be wished for are not in it. A lock is held while its
     /// resource is changed.
     wishes: BTreeMap<ResourceId, Mutex<BTreeMap<Guest, u32>>>,
-    /// At which intervals guests want to be told of a sensor, by its number.
-    intervals: Mutex<BTreeMap<usize, BTreeMap<Guest, Duration>>>,
+    /// By sensor: at which intervals guests want to be told of it. A lock is held while the driver
+    /// is told.
+    intervals: Vec<Mutex<BTreeMap<Guest, Duration>>>,
     /// The guests that want to be told of a resource: no others are woken when it changes, so that
     /// a guest cannot keep those busy that have nothing to do with it.
     watching: Mutex<BTreeMap<ResourceId, BTreeSet<Guest>>>,
@@ -140,10 +141,10 @@ impl Hub {
             .map(|id| (id, Mutex::default()))
             .collect();
         Self {
+            intervals: platform.sensors.iter().map(|_| Mutex::default()).collect(),
             platform,
             inboxes: Mutex::default(),
             wishes,
-            intervals: Mutex::default(),
             watching: Mutex::default(),
             listening: Mutex::default(),
         }
@@ -286,11 +287,11 @@ impl Hub {
     /// The interval at which a guest wants to be told of a sensor, or that it does not want to be
     /// told any more. The driver is told when the shortest of all has changed.
     pub fn want_readings(&self, sensor: usize, guest: Guest, interval: Option<Duration>) {
-        let Some(resource) = self.platform.sensors.get(sensor) else {
+        let resource = self.platform.sensors.get(sensor);
+        let (Some(resource), Some(wanted)) = (resource, self.intervals.get(sensor)) else {
             return;
         };
-        let mut intervals = lock(&self.intervals);
-        let wanted = intervals.entry(sensor).or_default();
+        let mut wanted = lock(wanted);
         let before = wanted.values().min().copied();
         match interval {
             Some(interval) => wanted.insert(guest, interval),
@@ -327,8 +328,7 @@ impl Hub {
                 Err(error) => log::warn!("{id:?} without guest {guest}: {error}"),
             }
         }
-        let sensors: Vec<_> = lock(&self.intervals).keys().copied().collect();
-        for sensor in sensors {
+        for sensor in 0..self.intervals.len() {
             self.want_readings(sensor, guest, None);
         }
     }

@@ -92,6 +92,9 @@ impl TripPoint {
 /// What a guest has made of a sensor.
 #[derive(Debug)]
 struct State {
+    /// Updates are told only while it is on. It is off at first: Linux's driver for IIO subscribes
+    /// long before somebody reads. A reading is made, and trip points are looked after, whether it
+    /// is on or not: Linux's driver for hwmon turns nothing on.
     enabled: bool,
     timestamps: bool,
     interval: Duration,
@@ -107,7 +110,7 @@ struct State {
 impl State {
     fn new(sensor: &Sensor) -> Self {
         Self {
-            enabled: true,
+            enabled: false,
             timestamps: false,
             interval: sensor.default_interval,
             trips: BTreeMap::new(),
@@ -118,8 +121,12 @@ impl State {
         }
     }
 
+    fn is_updated(&self) -> bool {
+        self.enabled && self.tell_updates
+    }
+
     fn is_read(&self) -> bool {
-        self.enabled && (self.tell_updates || self.tell_trips && !self.trips.is_empty())
+        self.is_updated() || self.tell_trips && !self.trips.is_empty()
     }
 
     /// How often it is read.
@@ -257,7 +264,7 @@ impl Sensors {
         }
         let readings = read(sensor, state.timestamps)?;
         let id = sensor.id();
-        if state.tell_updates {
+        if state.is_updated() {
             let head = [PLATFORM.to_le_bytes(), id.to_le_bytes()].concat();
             let subject = Subject::of(Self::ID, UPDATE, id);
             outbox.notify(subject, &[&*head, &readings.bytes].concat());
