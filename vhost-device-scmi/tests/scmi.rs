@@ -235,10 +235,10 @@ fn v7_the_next_connection_starts_clean() {
     let mut guest = daemon.guest("s");
     guest.ok(RESET, 0x5, &[0, 1]);
     guest.ok(SYSTEM, 0x5, &[1]);
-    guest.ok(SENSOR, 0xa, &[0, 0]);
+    guest.ok(SENSOR, 0xa, &[0, 1]);
     drop(guest);
     let mut guest = daemon.guest("s");
-    assert_eq!(guest.ok(SENSOR, 0x9, &[0])[0] & 1, 1, "the sensor is on");
+    assert_eq!(guest.ok(SENSOR, 0x9, &[0])[0] & 1, 0, "the sensor is off");
     assert!(control.ask("shutdown").starts_with("error: no guest"));
     guest.give(2);
     guest.ok(RESET, 0x4, &[0, 1, 0]);

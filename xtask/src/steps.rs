@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use vhost_device_guest::Arch;
 use vhost_device_guest::setup::{self, Arm64, Progress};
 
 use crate::{arm64, cargo, demo, fuzz, style, valgrind};
@@ -47,8 +48,8 @@ enum Action {
     SetUpArm64,
     /// Runs the tests of the queue, the session and the devices under qemu-user.
     Arm64,
-    /// Runs the demo.
-    Demo,
+    /// Runs the demo in a guest of this architecture.
+    Demo(&'static Arch),
 }
 
 /// All of them, in the order in which they run: the quick ones first.
@@ -144,7 +145,12 @@ const STEPS: &[Step] = &[
     Step {
         title: "demo",
         slow: true,
-        action: Action::Demo,
+        action: Action::Demo(&Arch::X86_64),
+    },
+    Step {
+        title: "demo on aarch64",
+        slow: true,
+        action: Action::Demo(&Arch::AARCH64),
     },
 ];
 
@@ -216,11 +222,11 @@ impl Action {
             Self::Fuzz => fuzz::run(None, Some(FUZZ_RUNS)),
             Self::Valgrind => valgrind::check_memory(counts),
             Self::Instructions => valgrind::count_instructions(),
-            Self::SetUp => setup::run(&Progress::new()).map(drop),
+            Self::SetUp => setup::run(Arch::ALL, &Progress::new()),
             Self::SetUpArm64 => Arm64::set_up(&Progress::new()).map(drop),
             Self::Arm64 => arm64::test(counts),
-            Self::Demo => {
-                let status = demo::run(false)?;
+            Self::Demo(arch) => {
+                let status = demo::run(arch, false)?;
                 ensure!(status == ExitCode::SUCCESS, "the guest missed something");
                 Ok(())
             }

@@ -286,8 +286,17 @@ impl Platform {
         Ok(())
     }
 
-    /// Adds what another platform has, behind what is there. What it calls itself does not count.
+    /// Adds what another platform has, behind what is there. What it calls itself counts where this
+    /// one says nothing.
     pub fn merge(&mut self, other: Self) {
+        for (mine, others) in [
+            (&mut self.vendor, other.vendor),
+            (&mut self.sub_vendor, other.sub_vendor),
+        ] {
+            if mine.is_empty() {
+                *mine = others;
+            }
+        }
         let clocks = self.clocks.len();
         let powercaps = self.powercaps.len();
         self.powers.extend(other.powers);

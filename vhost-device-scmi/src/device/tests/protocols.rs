@@ -668,10 +668,10 @@ fn test_sensors_are_configured() {
     let config = |number: u32, exponent: i32, rest: u32| {
         number << 16 | (exponent as u32 & 0x1f) << 11 | rest
     };
-    assert_eq!(bench.words(SENSOR, 0x9, &[0]), [config(1, 0, 1)]);
+    assert_eq!(bench.words(SENSOR, 0x9, &[0]), [config(1, 0, 0)]);
     assert_eq!(
         bench.words(SENSOR, 0x8, &[0, 0]),
-        [4, 1 << 5 | 0b11110, 1 << 5 | 0b11111, 1 << 5, 1 << 5 | 1]
+        [4, 1 << 5 | 0b11110, 1 << 5 | 0b11111, 1 << 5, 4 << 5]
     );
     // 30 ms: down is 10, up is 100.
     for (rounding, exponent) in [(0, -2), (1 << 9, -1), (2 << 9, -2)] {
@@ -697,6 +697,8 @@ fn test_sensors_tell_of_readings() {
     bench.give(4, LINUX);
     bench.set(ResourceId::Sensor(7), "1,2,3");
     bench.ok(SENSOR, 0xb, &[7, 1]);
+    assert_eq!(bench.device.agent.due(), None, "it is off");
+    bench.ok(SENSOR, 0xa, &[7, 1]);
     assert!(bench.device.agent.due().is_some());
     bench.pass_time();
     let notice = bench.notice(SENSOR, 1);
@@ -777,8 +779,8 @@ fn test_guests_have_subscriptions_of_their_own() {
     second.run();
     assert!(second.told().is_empty(), "it has not asked");
     // What one sets of a sensor the other does not have.
-    first.ok(SENSOR, 0xa, &[0, 0]);
-    assert_eq!(second.words(SENSOR, 0x9, &[0])[0] & 1, 1);
+    first.ok(SENSOR, 0xa, &[0, 1]);
+    assert_eq!(second.words(SENSOR, 0x9, &[0])[0] & 1, 0);
 }
 
 #[test]
