@@ -10,8 +10,9 @@ static PROBES: LazyLock<Probes> = LazyLock::new(|| Probes::build().unwrap());
 /// Descriptors of a packed ring in a cache line.
 const LINE: usize = 4;
 
-/// What is off the path of a request: the dirty log, and requests that a device kept and dropped.
-const COLD: [&str; 3] = ["log::", "::mark_", "::collect_dropped"];
+/// What is off the path of a request: the dirty log, the region for requests in flight, and requests
+/// that a device kept and dropped.
+const COLD: [&str; 4] = ["log::", "inflight::", "::mark_", "::collect_dropped"];
 
 fn orders(run: &Run<'_>) -> Vec<Order> {
     run.iter()
