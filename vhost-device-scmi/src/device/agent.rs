@@ -12,6 +12,7 @@ use super::base::{self, Base};
 use super::clock::Clocks;
 use super::outbox::{Outbox, Subject};
 use super::performance::Performances;
+use super::pinctrl::PinControl;
 use super::power::Powers;
 use super::powercap::Powercaps;
 use super::reset::Resets;
@@ -285,6 +286,7 @@ pub(super) struct Agent {
     resets: Resets,
     voltages: Voltages,
     powercaps: Powercaps,
+    pinctrl: PinControl,
 }
 
 /// Calls a protocol of an agent by its number.
@@ -301,6 +303,7 @@ macro_rules! with_protocol {
             Resets::ID => with_protocol!(@ agent.resets, $protocol, $call),
             Voltages::ID => with_protocol!(@ agent.voltages, $protocol, $call),
             Powercaps::ID => with_protocol!(@ agent.powercaps, $protocol, $call),
+            PinControl::ID => with_protocol!(@ agent.pinctrl, $protocol, $call),
             _ => Err(Status::NotSupported.into()),
         }
     }};
@@ -334,6 +337,7 @@ impl Agent {
             resets: Resets::new(View::new(&platform.resets, guest)),
             voltages: Voltages::new(View::new(&platform.voltages, guest)),
             powercaps: Powercaps::new(View::new(&platform.powercaps, guest)),
+            pinctrl: PinControl::new(platform.pinctrl.as_ref(), guest),
         };
         agent.base = Base::new(base::Protocols(
             [
@@ -345,6 +349,7 @@ impl Agent {
                 (Resets::ID, agent.resets.is_there()),
                 (Voltages::ID, agent.voltages.is_there()),
                 (Powercaps::ID, agent.powercaps.is_there()),
+                (PinControl::ID, agent.pinctrl.is_there()),
             ]
             .into_iter()
             .filter_map(|(id, there)| there.then_some(id))
@@ -422,7 +427,7 @@ impl Agent {
                 ResourceId::Reset(number) => self.resets.changed(cx, number, by, outbox),
                 ResourceId::Powercap(number) => self.powercaps.changed(cx, number, by, outbox),
                 // Nothing is told of them.
-                ResourceId::Voltage(_) | ResourceId::System => Ok(()),
+                ResourceId::Voltage(_) | ResourceId::System | ResourceId::Pinctrl => Ok(()),
             };
             if let Err(error) = told {
                 let line = format_args!("{}: the host fails at {id:?}: {error}", self.name);
