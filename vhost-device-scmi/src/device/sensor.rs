@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::agent::{Context, Found, Protocol, View, is_subscription};
+use super::agent::{Call, Context, Found, Protocol, View, is_subscription};
 use super::interval::{self, Rounding};
 use super::outbox::{Outbox, Subject};
 use super::wire::{
-    Arguments, Done, Failure, Header, MAX_COUNT, NoRoom, PLATFORM, Results, Status, bits,
-    count_and_left, is_long,
+    Done, Failure, Header, MAX_COUNT, NoRoom, PLATFORM, Results, Status, bits, count_and_left,
+    is_long,
 };
 use crate::host::{self, Axis, Intervals, Quantity, Resource, ResourceId, Sensor, Shape};
 
@@ -550,14 +550,13 @@ impl Protocol for Sensors {
         Ok(())
     }
 
-    fn command(
-        &mut self,
-        cx: Context<'_>,
-        header: Header,
-        arguments: Arguments<'_>,
-        results: &mut Results<'_>,
-        outbox: &mut Outbox,
-    ) -> Done {
+    fn command(&mut self, cx: Context<'_>, call: Call<'_, '_>) -> Done {
+        let Call {
+            header,
+            arguments,
+            results,
+            outbox,
+        } = call;
         let sensors = &cx.hub.platform().sensors;
         match header.message() {
             DESCRIPTION_GET => {
