@@ -7,7 +7,7 @@
 //! | part | does |
 //! |---|---|
 //! | `agent` | what one guest sees and has asked for; the commands of all protocols |
-//! | `base` to `powercap` | the commands of one protocol each |
+//! | `base` to `pinctrl` | the commands of one protocol each |
 //! | `interval` | times between readings, as they are written |
 //! | `outbox` | what waits for a buffer of the event queue |
 //! | `wire` | headers, statuses, names, lists |
@@ -20,8 +20,8 @@ use std::time::Instant;
 use vhost_device_backend::{Description, Device, QueueIndex, Queues, Refused, Resume, TURN, Timer};
 use vhost_device_queue::Request;
 
-use self::agent::Agent;
 pub use self::agent::Logs;
+use self::agent::{Agent, Call};
 use self::outbox::Outbox;
 use self::wire::{
     ANSWER_HEAD, Arguments, F_P2A_CHANNELS, HEADER, Header, MAX_ARGUMENTS, Results, Status,
@@ -35,6 +35,7 @@ mod clock;
 mod interval;
 mod outbox;
 mod performance;
+mod pinctrl;
 mod power;
 mod powercap;
 mod reset;
@@ -109,8 +110,13 @@ impl Scmi {
         let mut results = Results::new(&mut self.answer, room - ANSWER_HEAD);
         let outbox = &mut self.outbox;
         let status = arguments.map_or(Status::ProtocolError, |arguments| {
-            self.agent
-                .command(&self.hub, header, arguments, &mut results, outbox)
+            let call = Call {
+                header,
+                arguments,
+                results: &mut results,
+                outbox,
+            };
+            self.agent.command(&self.hub, call)
         });
         if status != Status::Success {
             // With an error, the status is all (S-5).

@@ -32,6 +32,8 @@ pub struct Hub {
     /// The guests that want to be told of a resource: no others are woken when it changes, so that
     /// a guest cannot keep those busy that have nothing to do with it.
     watching: Mutex<BTreeMap<ResourceId, BTreeSet<Guest>>>,
+    /// The pins that guests have requested, by their positions.
+    pins: Mutex<BTreeMap<usize, Guest>>,
     /// The guests that want to be told when they shall shut down.
     listening: Mutex<BTreeSet<Guest>>,
 }
@@ -146,6 +148,7 @@ impl Hub {
             inboxes: Mutex::default(),
             wishes,
             watching: Mutex::default(),
+            pins: Mutex::default(),
             listening: Mutex::default(),
         }
     }
@@ -284,6 +287,46 @@ impl Hub {
         }
     }
 
+    /// Whether a guest may set pins: none of them is another's.
+    ///
+    /// # Errors
+    /// [`Error::InUse`].
+    pub fn may_set_pins(&self, guest: Guest, pins: &[usize]) -> Result<()> {
+        let owners = lock(&self.pins);
+        let owned = pins.iter().filter_map(|pin| owners.get(pin));
+        match owned.into_iter().all(|owner| *owner == guest) {
+            true => Ok(()),
+            false => Err(Error::InUse),
+        }
+    }
+
+    /// A guest wants pins to be its own.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] when one of them is another's; then it gets none.
+    pub fn request_pins(&self, guest: Guest, pins: &[usize]) -> Result<()> {
+        let mut owners = lock(&self.pins);
+        let mut owned = pins.iter().filter_map(|pin| owners.get(pin));
+        if owned.any(|owner| *owner != guest) {
+            return Err(Error::InUse);
+        }
+        owners.extend(pins.iter().map(|pin| (*pin, guest)));
+        Ok(())
+    }
+
+    /// A guest gives pins back.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] when one of them is not its own; then it keeps all.
+    pub fn release_pins(&self, guest: Guest, pins: &[usize]) -> Result<()> {
+        let mut owners = lock(&self.pins);
+        if pins.iter().any(|pin| owners.get(pin) != Some(&guest)) {
+            return Err(Error::Denied);
+        }
+        owners.retain(|pin, _| !pins.contains(pin));
+        Ok(())
+    }
+
     /// The interval at which a guest wants to be told of a sensor, or that it does not want to be
     /// told any more. The driver is told when the shortest of all has changed.
     pub fn want_readings(&self, sensor: usize, guest: Guest, interval: Option<Duration>) {
@@ -309,6 +352,7 @@ impl Hub {
     /// nobody wants anything, all stays as it is.
     pub fn forget(&self, guest: Guest) {
         self.listen(guest, false);
+        lock(&self.pins).retain(|_, owner| *owner != guest);
         for guests in lock(&self.watching).values_mut() {
             guests.remove(&guest);
         }

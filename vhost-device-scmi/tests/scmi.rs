@@ -90,8 +90,8 @@ fn test_a_guest_finds_all_protocols() {
     let mut guest = daemon.guest("s");
     assert_eq!(guest.ok(BASE, 0x0, &[]), [0x2_0001]);
     let list = guest.ok(BASE, 0x6, &[0]);
-    assert_eq!(list, [8, 0x1413_1211, 0x1817_1615]);
-    assert_eq!(guest.command(0x19, 0x0, &[]), (-1, vec![]));
+    assert_eq!(list, [9, 0x1413_1211, 0x1817_1615, 0x19]);
+    assert_eq!(guest.command(0x1a, 0x0, &[]), (-1, vec![]));
     daemon.stop();
 }
 
