@@ -24,7 +24,7 @@ struct Case {
 /// `VIRTIO_I2C_F_ZERO_LENGTH_REQUEST`.
 const ZERO_LENGTH_REQUEST: u64 = 1;
 
-const CASES: [Case; 3] = [
+const CASES: [Case; 4] = [
     Case {
         daemon: "vhost-device-rng",
         arguments: &[],
@@ -50,6 +50,15 @@ const CASES: [Case; 3] = [
         queues: &[64, 64],
         request: &[2, 0, 0, 0, 0, 0, 0, 0],
         room: 2,
+    },
+    // The base protocol's PROTOCOL_VERSION: a header, the status, the version.
+    Case {
+        daemon: "vhost-device-scmi",
+        arguments: &["--sim"],
+        features: 0,
+        queues: &[64],
+        request: &[0, 0x40, 0, 0],
+        room: 12,
     },
 ];
 
@@ -81,7 +90,7 @@ impl Case {
             && !self.request.is_empty()
         {
             // Of an I2C message it is the last byte; of a direction the last byte is none of a line
-            // that is not used.
+            // that is not used; of a version it is that of the major number's high half.
             assert_eq!(status, 0, "{}", self.daemon);
         }
         drop(guest);
