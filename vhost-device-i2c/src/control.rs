@@ -7,72 +7,31 @@
 //! | `BUS temperature=DEGREES` | `BUS temperature=DEGREES`: the LM75 of the simulator `BUS` measures this now |
 //! | anything else | `error: …` |
 //!
-//! Clients are served one after the other, on a thread that no guest waits for.
+//! It is [`vhost_device_daemon::control`]'s socket.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::Mode;
-use vhost_device_daemon::{Listener, bind};
+use vhost_device_daemon::Listener;
+use vhost_device_daemon::control::{self, ControlError};
 
-use crate::StartError;
 use crate::args::parse_temperature;
 use crate::host::sim::Sim;
-
-/// The longest line: a client cannot fill the memory.
-const MAX_LINE: u64 = 256;
 
 /// Listens at `path`, for as long as the process lives. The file is there for as long as what is
 /// returned.
 ///
 /// # Errors
 /// When the path cannot be had.
-pub(crate) fn start(path: &Path, sims: BTreeMap<String, Arc<Sim>>) -> Result<Listener, StartError> {
-    let listener = bind(path, Some(Mode::RUSR | Mode::WUSR))?;
-    let socket = listener.socket().map_err(StartError::ControlThread)?;
-    let thread = thread::Builder::new().name("sim-control".to_owned());
-    thread
-        .spawn(move || listen(&socket, &sims))
-        .map_err(StartError::ControlThread)?;
-    Ok(listener)
-}
-
-fn listen(socket: &UnixListener, sims: &BTreeMap<String, Arc<Sim>>) {
-    loop {
-        let ready = poll(&mut [PollFd::new(socket, PollFlags::IN)], None);
-        let served = ready.map_err(io::Error::from).and_then(|_| {
-            let (stream, _) = socket.accept()?;
-            stream.set_nonblocking(false)?;
-            serve(&stream, sims)
-        });
-        if let Err(error) = served
-            && error.kind() != io::ErrorKind::Interrupted
-        {
-            log::debug!("the control socket lost a client: {error}");
-        }
-    }
-}
-
-/// Does what a client says, until it leaves.
-fn serve(stream: &UnixStream, sims: &BTreeMap<String, Arc<Sim>>) -> io::Result<()> {
-    let mut input = BufReader::new(stream);
-    let mut output = stream;
-    let mut line = Vec::new();
-    while input.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? > 0 {
-        let text = String::from_utf8_lossy(&line);
-        let text = text.trim();
-        match obey(text, sims) {
-            Ok(()) => writeln!(output, "{text}")?,
-            Err(why) => writeln!(output, "error: {why}")?,
-        }
-        line.clear();
-    }
-    Ok(())
+pub(crate) fn start(
+    path: &Path,
+    sims: BTreeMap<String, Arc<Sim>>,
+) -> Result<Listener, ControlError> {
+    control::start(path, move |line| {
+        obey(line, &sims)?;
+        Ok(line.to_owned())
+    })
 }
 
 /// Does what a line says.
@@ -113,26 +72,5 @@ mod tests {
             assert!(error.contains(why), "{line}: {error}");
         }
         assert_eq!(obey("sim1 temperature=-3.5", &sims()), Ok(()));
-    }
-
-    #[test]
-    fn test_each_line_has_an_answer() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("control");
-        let listener = start(&path, sims()).unwrap();
-        for _ in 0..2 {
-            let mut client = BufReader::new(UnixStream::connect(&path).unwrap());
-            let mut ask = |text: &[u8]| {
-                client.get_mut().write_all(text).unwrap();
-                let mut answer = String::new();
-                client.read_line(&mut answer).unwrap();
-                answer
-            };
-            assert_eq!(ask(b"sim1 temperature=30\n"), "sim1 temperature=30\n");
-            assert!(ask(b"\xff\n").starts_with("error: "));
-            assert!(ask(&[b'x'; MAX_LINE as usize]).starts_with("error: "));
-        }
-        drop(listener);
-        assert!(!path.exists());
     }
 }

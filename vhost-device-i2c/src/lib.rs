@@ -25,7 +25,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vhost_device_daemon::{Backend, BindError, Identity, Listener};
+use vhost_device_daemon::control::ControlError;
+use vhost_device_daemon::{Backend, Identity, Listener};
 
 use crate::access::{Access, AccessError, Grant};
 use crate::address::Address;
@@ -113,10 +114,7 @@ pub enum StartError {
     },
     /// There is no way to control the simulators.
     #[error(transparent)]
-    Control(#[from] BindError),
-    /// Nobody can listen to what they say.
-    #[error("cannot listen at the control socket")]
-    ControlThread(#[source] io::Error),
+    Control(#[from] ControlError),
 }
 
 /// Opens buses.

@@ -19,6 +19,7 @@ use rustix::event::PollFlags;
 pub mod linux;
 pub mod sim;
 
+mod check;
 mod clock;
 mod performance;
 mod permissions;
@@ -30,6 +31,7 @@ mod system;
 mod unit;
 mod voltage;
 
+pub use check::Invalid;
 pub use clock::{Clock, ClockDriver, Rates};
 pub use performance::{Limits, Performance, PerformanceDriver, PerformanceLevel, PowerScale};
 pub use permissions::{Access, Guest, Permissions};

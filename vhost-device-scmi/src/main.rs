@@ -1,3 +1,7 @@
 //! The vhost-user SCMI daemon: `vhost-device-scmi --help`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vhost_device_daemon::run::<vhost_device_scmi::ScmiDaemon>()
+}

@@ -112,14 +112,22 @@ pub(crate) fn wants_capabilities(arguments: &[OsString]) -> bool {
         .any(|argument| argument == PRINT_CAPABILITIES)
 }
 
-/// Understands the command line and claims inherited sockets.
+/// A command line that makes sense by itself; what it says of sockets is not looked at yet.
+#[derive(Debug)]
+pub(crate) struct Parsed<A> {
+    command: clap::Command,
+    common: Common,
+    pub(crate) device: A,
+}
+
+/// Understands the command line.
 ///
 /// # Errors
 /// A usage error, or the text of `--help` or `--version`.
 pub(crate) fn parse<A: Args>(
     identity: &Identity,
     arguments: Vec<OsString>,
-) -> Result<Invocation<A>, clap::Error> {
+) -> Result<Parsed<A>, clap::Error> {
     let mut command = Cli::<A>::command()
         .name(identity.name)
         .version(identity.version)
@@ -127,12 +135,37 @@ pub(crate) fn parse<A: Args>(
     let matches = command.try_get_matches_from_mut(arguments)?;
     let Cli { common, device } =
         Cli::<A>::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
-    Ok(Invocation {
-        sockets: sockets(&common).map_err(|(kind, message)| command.error(kind, message))?,
-        log_level: common.log_level.and_then(|level| level.parse().ok()),
-        poll: Duration::from_micros(common.poll_us),
+    Ok(Parsed {
+        command,
+        common,
         device,
     })
+}
+
+impl<A> Parsed<A> {
+    /// How many guests `--socket-count` wants, or one.
+    pub(crate) fn guests(&self) -> usize {
+        // Fits: it is at most `MAX_GUESTS`.
+        self.common.socket_count.map_or(1, |count| count as usize)
+    }
+
+    /// Claims inherited sockets, and sees where the others will be.
+    ///
+    /// # Errors
+    /// A usage error: there are none.
+    pub(crate) fn claim(self) -> Result<Invocation<A>, clap::Error> {
+        let Self {
+            mut command,
+            common,
+            device,
+        } = self;
+        Ok(Invocation {
+            sockets: sockets(&common).map_err(|(kind, message)| command.error(kind, message))?,
+            log_level: common.log_level.and_then(|level| level.parse().ok()),
+            poll: Duration::from_micros(common.poll_us),
+            device,
+        })
+    }
 }
 
 fn sockets(common: &Common) -> Result<Sockets, (ErrorKind, String)> {
@@ -208,7 +241,7 @@ mod tests {
             .chain(arguments)
             .map(OsString::from)
             .collect();
-        super::parse(&IDENTITY, arguments)
+        super::parse(&IDENTITY, arguments)?.claim()
     }
 
     fn error(arguments: &[&str]) -> ErrorKind {
@@ -262,6 +295,17 @@ mod tests {
             paths(&["-s", "a", "-c", "2"]),
             [PathBuf::from("a0"), PathBuf::from("a1")]
         );
+    }
+
+    #[test]
+    fn test_what_needs_no_socket_is_understood_without() {
+        let arguments = ["daemon", "-f", "/dev/x"].map(OsString::from).into();
+        let parsed = super::parse::<DeviceArgs>(&IDENTITY, arguments).unwrap();
+        assert_eq!(parsed.device.filename, Some(PathBuf::from("/dev/x")));
+        assert_eq!(parsed.guests(), 1);
+        let arguments = ["daemon", "-s", "s", "-c", "3"].map(OsString::from).into();
+        let parsed = super::parse::<DeviceArgs>(&IDENTITY, arguments).unwrap();
+        assert_eq!(parsed.guests(), 3);
     }
 
     #[test]

@@ -15,6 +15,7 @@
 //! that is not 0. Nothing is opened by path after step 4: that is where privileges can go.
 
 mod cli;
+pub mod control;
 mod logging;
 mod notify;
 mod server;
@@ -65,6 +66,13 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// What the daemon is called.
     const IDENTITY: Identity;
 
+    /// What the user wants to be told instead of having guests served, if that is so: it is
+    /// printed, and the program ends. `guests` is how many there would be.
+    fn answer(args: &Self::Args, guests: usize) -> Option<Result<String, Self::Error>> {
+        let _ = (args, guests);
+        None
+    }
+
     /// Opens the hardware for `guests` guests, before any socket exists.
     ///
     /// # Errors
@@ -87,20 +95,33 @@ pub fn run<B: Backend>() -> ExitCode {
     if cli::wants_capabilities(&arguments) {
         return print_capabilities(identity);
     }
-    let invocation = match cli::parse::<B::Args>(identity, arguments) {
-        Ok(invocation) => invocation,
+    let parsed = match cli::parse::<B::Args>(identity, arguments) {
+        Ok(parsed) => parsed,
         // Exits with 0 for --help and --version, 2 for a usage error.
+        Err(error) => error.exit(),
+    };
+    if let Some(answer) = B::answer(&parsed.device, parsed.guests()) {
+        return match answer {
+            Ok(text) => print(identity, text.trim_end()),
+            Err(error) => fail(identity, &error),
+        };
+    }
+    let invocation = match parsed.claim() {
+        Ok(invocation) => invocation,
         Err(error) => error.exit(),
     };
     logging::start(invocation.log_level);
     match start::<B>(invocation).and_then(|server| Ok(server.run()?)) {
         Ok(code) => code,
-        Err(error) => {
-            // Not through the log, which can be turned off.
-            eprintln!("{}: error: {}", identity.name, Chain(&*error));
-            ExitCode::from(FAILURE)
-        }
+        Err(error) => fail(identity, &*error),
     }
+}
+
+/// The end of a daemon that cannot start or go on.
+fn fail(identity: &Identity, error: &dyn std::error::Error) -> ExitCode {
+    // Not through the log, which can be turned off.
+    eprintln!("{}: error: {}", identity.name, Chain(error));
+    ExitCode::from(FAILURE)
 }
 
 /// Everything up to READY.
@@ -146,13 +167,15 @@ fn raise_open_files_limit() {
 /// `--print-capabilities`: QEMU `docs/interop/vhost-user.rst`, "Backend program conventions".
 fn print_capabilities(identity: &Identity) -> ExitCode {
     let capabilities = serde_json::json!({ "type": identity.device_type, "features": [] });
-    match writeln!(io::stdout(), "{capabilities}") {
+    print(identity, capabilities)
+}
+
+/// Prints what was asked for.
+fn print(identity: &Identity, text: impl fmt::Display) -> ExitCode {
+    match writeln!(io::stdout(), "{text}") {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!(
-                "{}: error: cannot write the capabilities: {error}",
-                identity.name
-            );
+            eprintln!("{}: error: cannot write: {error}", identity.name);
             ExitCode::from(FAILURE)
         }
     }

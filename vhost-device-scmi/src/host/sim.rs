@@ -1,8 +1,11 @@
 //! Simulated hardware: drivers that remember, and sensors with wave forms.
 //!
-//! A driver here checks nothing, as what it gets was checked against its resource already.
+//! A driver here checks nothing, as what it gets was checked against its resource already. What
+//! comes from the control socket is checked as far as a value could not be one of its kind.
 
 use std::fmt;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +13,11 @@ use super::{
     ClockDriver, Driver, Guest, Limits, PerformanceDriver, PowerDriver, PowerState, PowercapDriver,
     Reading, ResetDriver, Result, SensorDriver, SystemDriver, SystemState, VoltageDriver,
 };
+
+mod platform;
+
+pub(crate) use platform::fake;
+pub use platform::platform;
 
 /// What the control socket sees of simulated hardware, and does with it.
 pub trait Simulated {
@@ -64,13 +72,25 @@ pub enum Wave {
         /// How often; not zero.
         period: Duration,
     },
+    /// Grows by one with each reading, not with time: from `start` on, `count` numbers, and then
+    /// again.
+    Readings {
+        /// The first.
+        start: i64,
+        /// How many there are; not 0.
+        count: u32,
+    },
 }
 
 impl Wave {
-    /// The number at a time.
-    pub fn at(&self, time: Duration) -> i64 {
+    /// The number at a time, when there were this many readings before.
+    pub fn at(&self, time: Duration, readings: u64) -> i64 {
         match *self {
             Self::Constant(value) => value,
+            Self::Readings { start, count } => {
+                let more = readings.checked_rem(count.into()).unwrap_or(0);
+                start.saturating_add_unsigned(more)
+            }
             Self::Sine {
                 mean,
                 amplitude,
@@ -145,11 +165,41 @@ fn simulated() -> String {
     "simulated".to_owned()
 }
 
+/// Understands a value of the control socket.
+fn parse<T: FromStr>(text: &str, what: &str) -> std::result::Result<T, String> {
+    text.trim()
+        .parse()
+        .map_err(|_| format!("{text:?} is no {what}"))
+}
+
+/// `on` or `off`.
+fn parse_switch(text: &str) -> std::result::Result<bool, String> {
+    match text.trim() {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("{text:?} is neither on nor off")),
+    }
+}
+
+fn switch(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}
+
+/// Sets one of two values that have a comma between them, or both.
+fn parse_pair<'a>(text: &'a str, now: (&'a str, &'a str)) -> (&'a str, &'a str) {
+    let (one, other) = text.split_once(',').unwrap_or((text, ""));
+    let or = |text: &'a str, now| if text.trim().is_empty() { now } else { text };
+    (or(one, now.0), or(other, now.1))
+}
+
 /// A sensor whose numbers are waves, one for each axis.
+///
+/// On the control socket: its numbers, with commas between them. One that is set stays so.
 #[derive(Debug)]
 pub struct SimSensor {
     start: Instant,
     waves: Memory<Vec<Wave>>,
+    readings: AtomicU64,
 }
 
 impl SimSensor {
@@ -158,7 +208,14 @@ impl SimSensor {
         Self {
             start: Instant::now(),
             waves: Memory::new(waves),
+            readings: AtomicU64::new(0),
         }
+    }
+
+    fn numbers(&self, readings: u64) -> Vec<i64> {
+        let time = self.start.elapsed();
+        let waves = self.waves.lock();
+        waves.iter().map(|wave| wave.at(time, readings)).collect()
     }
 }
 
@@ -166,15 +223,38 @@ impl Driver for SimSensor {
     fn backing(&self) -> String {
         simulated()
     }
+
+    fn simulated(&self) -> Option<&dyn Simulated> {
+        Some(self)
+    }
 }
 
 impl SensorDriver for SimSensor {
     fn read(&self, values: &mut [i64]) -> Result<Reading> {
-        let time = self.start.elapsed();
-        for (value, wave) in values.iter_mut().zip(self.waves.lock().iter()) {
-            *value = wave.at(time);
+        let numbers = self.numbers(self.readings.fetch_add(1, Ordering::Relaxed));
+        for (value, number) in values.iter_mut().zip(numbers) {
+            *value = number;
         }
         Ok(Reading::default())
+    }
+}
+
+impl Simulated for SimSensor {
+    fn state(&self) -> String {
+        let numbers = self.numbers(self.readings.load(Ordering::Relaxed));
+        let numbers: Vec<_> = numbers.iter().map(i64::to_string).collect();
+        numbers.join(",")
+    }
+
+    fn set(&self, text: &str) -> std::result::Result<(), String> {
+        let numbers = text.split(',').map(|number| parse(number, "number"));
+        let numbers = numbers.collect::<std::result::Result<Vec<_>, _>>()?;
+        let mut waves = self.waves.lock();
+        if numbers.len() != waves.len() {
+            return Err(format!("the sensor has {} numbers", waves.len()));
+        }
+        *waves = numbers.into_iter().map(Wave::Constant).collect();
+        Ok(())
     }
 }
 
@@ -200,6 +280,10 @@ impl SimClock {
 impl Driver for SimClock {
     fn backing(&self) -> String {
         simulated()
+    }
+
+    fn simulated(&self) -> Option<&dyn Simulated> {
+        Some(self)
     }
 }
 
@@ -232,6 +316,24 @@ impl ClockDriver for SimClock {
     }
 }
 
+/// On the control socket: the rate in Hz, `on` or `off`, and the position of the parent, as in
+/// `24000000,on`.
+impl Simulated for SimClock {
+    fn state(&self) -> String {
+        let (rate, parent) = (self.rate.get(), self.parent.get());
+        format!("{rate},{} parent {parent}", switch(self.enabled.get()))
+    }
+
+    fn set(&self, text: &str) -> std::result::Result<(), String> {
+        let rate = self.rate.get().to_string();
+        let (rate, enabled) = parse_pair(text, (&rate, switch(self.enabled.get())));
+        let (rate, enabled) = (parse(rate, "rate")?, parse_switch(enabled)?);
+        self.rate.set(rate);
+        self.enabled.set(enabled);
+        Ok(())
+    }
+}
+
 /// A power domain.
 #[derive(Debug)]
 pub struct SimPower(Memory<PowerState>);
@@ -247,6 +349,10 @@ impl Driver for SimPower {
     fn backing(&self) -> String {
         simulated()
     }
+
+    fn simulated(&self) -> Option<&dyn Simulated> {
+        Some(self)
+    }
 }
 
 impl PowerDriver for SimPower {
@@ -256,6 +362,26 @@ impl PowerDriver for SimPower {
 
     fn set_state(&self, state: PowerState) -> Result<()> {
         self.0.set(state);
+        Ok(())
+    }
+}
+
+/// On the control socket: `on`, `off` or the number of a state.
+impl Simulated for SimPower {
+    fn state(&self) -> String {
+        match self.0.get() {
+            PowerState::ON => "on".to_owned(),
+            PowerState::OFF => "off".to_owned(),
+            PowerState(number) => number.to_string(),
+        }
+    }
+
+    fn set(&self, text: &str) -> std::result::Result<(), String> {
+        self.0.set(match parse_switch(text) {
+            Ok(true) => PowerState::ON,
+            Ok(false) => PowerState::OFF,
+            Err(_) => PowerState(parse(text, "state")?),
+        });
         Ok(())
     }
 }
@@ -278,6 +404,10 @@ impl SimPerformance {
 impl Driver for SimPerformance {
     fn backing(&self) -> String {
         simulated()
+    }
+
+    fn simulated(&self) -> Option<&dyn Simulated> {
+        Some(self)
     }
 }
 
@@ -303,6 +433,25 @@ impl PerformanceDriver for SimPerformance {
     }
 }
 
+/// On the control socket: the position of the level, counted from 0, with the limits behind it.
+impl Simulated for SimPerformance {
+    fn state(&self) -> String {
+        let (level, Limits { min, max }) = self.0.get();
+        format!("{level} limits {min}..{max}")
+    }
+
+    fn set(&self, text: &str) -> std::result::Result<(), String> {
+        let level: usize = parse(text, "position of a level")?;
+        let mut state = self.0.lock();
+        let Limits { min, max } = state.1;
+        if !(min..=max).contains(&level) {
+            return Err(format!("the level is from {min} to {max}"));
+        }
+        state.0 = level;
+        Ok(())
+    }
+}
+
 /// A reset domain.
 #[derive(Debug, Default)]
 pub struct SimReset(Memory<Resets>);
@@ -324,6 +473,10 @@ impl Driver for SimReset {
     fn backing(&self) -> String {
         simulated()
     }
+
+    fn simulated(&self) -> Option<&dyn Simulated> {
+        Some(self)
+    }
 }
 
 impl ResetDriver for SimReset {
@@ -336,6 +489,24 @@ impl ResetDriver for SimReset {
         let mut state = self.0.lock();
         state.asserted = false;
         state.count += 1;
+        Ok(())
+    }
+}
+
+/// On the control socket: whether it is held in reset, and how often it was reset.
+impl Simulated for SimReset {
+    fn state(&self) -> String {
+        let Resets { asserted, count } = self.0.get();
+        let held = if asserted { "asserted" } else { "released" };
+        format!("{held} resets {count}")
+    }
+
+    fn set(&self, text: &str) -> std::result::Result<(), String> {
+        self.0.lock().asserted = match text.trim() {
+            "asserted" => true,
+            "released" => false,
+            _ => return Err(format!("{text:?} is neither asserted nor released")),
+        };
         Ok(())
     }
 }
@@ -355,6 +526,10 @@ impl Driver for SimVoltage {
     fn backing(&self) -> String {
         simulated()
     }
+
+    fn simulated(&self) -> Option<&dyn Simulated> {
+        Some(self)
+    }
 }
 
 impl VoltageDriver for SimVoltage {
@@ -373,6 +548,23 @@ impl VoltageDriver for SimVoltage {
 
     fn set_enabled(&self, enabled: bool) -> Result<()> {
         self.0.lock().1 = enabled;
+        Ok(())
+    }
+}
+
+/// On the control socket: the voltage in µV, and `on` or `off`, as in `1800000,on`.
+impl Simulated for SimVoltage {
+    fn state(&self) -> String {
+        let (level, enabled) = self.0.get();
+        format!("{level},{}", switch(enabled))
+    }
+
+    fn set(&self, text: &str) -> std::result::Result<(), String> {
+        let (level, enabled) = self.0.get();
+        let level = level.to_string();
+        let (level, enabled) = parse_pair(text, (&level, switch(enabled)));
+        self.0
+            .set((parse(level, "voltage")?, parse_switch(enabled)?));
         Ok(())
     }
 }
@@ -402,6 +594,10 @@ impl Driver for SimPowercap {
     fn backing(&self) -> String {
         simulated()
     }
+
+    fn simulated(&self) -> Option<&dyn Simulated> {
+        Some(self)
+    }
 }
 
 impl PowercapDriver for SimPowercap {
@@ -424,9 +620,26 @@ impl PowercapDriver for SimPowercap {
     }
 
     fn power(&self) -> Result<u32> {
-        let load = self.load.lock().at(self.start.elapsed());
+        let load = self.load.lock().at(self.start.elapsed(), 0);
         let load = u32::try_from(load.max(0)).unwrap_or(u32::MAX);
         Ok(load.min(self.cap.get().unwrap_or(u32::MAX)))
+    }
+}
+
+/// On the control socket: the cap or `none`, with the power behind it. What is set is the power.
+impl Simulated for SimPowercap {
+    fn state(&self) -> String {
+        let cap = self.cap.get();
+        let cap = cap.map_or_else(|| "none".to_owned(), |cap| cap.to_string());
+        let pai = self.pai_us.get();
+        let power = self.power().unwrap_or(0);
+        format!("cap {cap} interval {pai} power {power}")
+    }
+
+    fn set(&self, text: &str) -> std::result::Result<(), String> {
+        let power: u32 = parse(text, "power")?;
+        *self.load.lock() = Wave::Constant(power.into());
+        Ok(())
     }
 }
 
@@ -450,6 +663,10 @@ impl Driver for SimSystem {
     fn backing(&self) -> String {
         simulated()
     }
+
+    fn simulated(&self) -> Option<&dyn Simulated> {
+        Some(self)
+    }
 }
 
 impl SystemDriver for SimSystem {
@@ -458,5 +675,157 @@ impl SystemDriver for SimSystem {
         requests.retain(|(other, ..)| *other != guest);
         requests.push((guest, state, graceful));
         Ok(())
+    }
+}
+
+/// On the control socket: what the guests have asked for last.
+impl Simulated for SimSystem {
+    fn state(&self) -> String {
+        let requests = self.0.lock();
+        let requests = requests.iter().map(|(guest, state, graceful)| {
+            let how = if *graceful { "graceful " } else { "" };
+            format!("guest {guest} {how}{state}")
+        });
+        match requests.collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => "idle".to_owned(),
+            requests => requests,
+        }
+    }
+
+    fn set(&self, text: &str) -> std::result::Result<(), String> {
+        Err(format!(
+            "{text:?} is no request: shutdown, cold-reset, warm-reset or suspend"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_waves() {
+        let period = Duration::from_secs(8);
+        let (mean, amplitude) = (10, 100);
+        let sine = Wave::Sine {
+            mean,
+            amplitude,
+            period,
+        };
+        let triangle = Wave::Triangle {
+            mean,
+            amplitude,
+            period,
+        };
+        let step = Wave::Step {
+            low: 1,
+            high: 2,
+            period,
+        };
+        let counter = Wave::Counter {
+            start: 5,
+            step: -3,
+            period,
+        };
+        for (second, of_sine, of_triangle, of_step, of_counter) in [
+            (0, 10, 10, 1, 5),
+            (1, 81, 60, 1, 5),
+            (2, 110, 110, 1, 5),
+            (4, 10, 10, 2, 5),
+            (6, -90, -90, 2, 5),
+            (7, -61, -40, 2, 5),
+            (8, 10, 10, 1, 2),
+            (80, 10, 10, 1, -25),
+        ] {
+            let at = |wave: &Wave| wave.at(Duration::from_secs(second), 0);
+            assert_eq!(at(&sine), of_sine, "{second}");
+            assert_eq!(at(&triangle), of_triangle, "{second}");
+            assert_eq!(at(&step), of_step, "{second}");
+            assert_eq!(at(&counter), of_counter, "{second}");
+        }
+        let readings = Wave::Readings { start: 3, count: 2 };
+        let numbers = (0..4).map(|reading| readings.at(Duration::ZERO, reading));
+        assert_eq!(numbers.collect::<Vec<_>>(), [3, 4, 3, 4]);
+    }
+
+    #[test]
+    fn test_waves_that_cannot_be_do_not_panic() {
+        let none = Duration::ZERO;
+        let far = Duration::MAX;
+        for wave in [
+            Wave::Sine {
+                mean: i64::MAX,
+                amplitude: i64::MAX,
+                period: none,
+            },
+            Wave::Triangle {
+                mean: i64::MIN,
+                amplitude: i64::MIN,
+                period: Duration::from_nanos(1),
+            },
+            Wave::Counter {
+                start: i64::MAX,
+                step: i64::MAX,
+                period: Duration::from_nanos(1),
+            },
+            Wave::Readings {
+                start: i64::MAX,
+                count: 0,
+            },
+        ] {
+            for time in [none, Duration::from_secs(1), far] {
+                wave.at(time, u64::MAX);
+            }
+        }
+    }
+
+    #[test]
+    fn test_what_is_set_is_seen() {
+        let cases: [(&dyn Simulated, &str, &str, &str); 7] = [
+            (
+                &SimSensor::new(vec![Wave::Constant(1); 3]),
+                "1,1,1",
+                "4,-5, 6",
+                "4,-5,6",
+            ),
+            (
+                &SimClock::new(5, false),
+                "5,off parent 0",
+                "7,on",
+                "7,on parent 0",
+            ),
+            (&SimPower::new(PowerState::OFF), "off", "on", "on"),
+            (
+                &SimPerformance::new(3, 1),
+                "1 limits 0..2",
+                "2",
+                "2 limits 0..2",
+            ),
+            (
+                &SimReset::default(),
+                "released resets 0",
+                "asserted",
+                "asserted resets 0",
+            ),
+            (&SimVoltage::new(5, true), "5,on", ",off", "5,off"),
+            (
+                &SimPowercap::new(Some(9), 1, Wave::Constant(3)),
+                "cap 9 interval 1 power 3",
+                "12",
+                "cap 9 interval 1 power 9",
+            ),
+        ];
+        for (sim, before, set, after) in cases {
+            assert_eq!(sim.state(), before);
+            sim.set(set).unwrap();
+            assert_eq!(sim.state(), after);
+            assert!(sim.set("nonsense").is_err());
+            assert_eq!(sim.state(), after, "what is refused changes nothing");
+        }
+        let system = SimSystem::default();
+        assert_eq!(system.state(), "idle");
+        system.request(1, SystemState::Suspend, false).unwrap();
+        system.request(1, SystemState::Shutdown, true).unwrap();
+        assert_eq!(system.state(), "guest 1 graceful shutdown");
     }
 }

@@ -1,0 +1,416 @@
+//! The clock protocol (0x14).
+
+use super::agent::{Context, Found, Protocol, View, is_subscription};
+use super::outbox::{Outbox, Subject};
+use super::wire::{
+    Arguments, Done, Failure, Header, MAX_COUNT, NoRoom, Results, Status, bits, count_and_left,
+    is_long,
+};
+use crate::host::{self, Clock, Guest, Rates, ResourceId};
+
+const ATTRIBUTES: u8 = 0x3;
+const DESCRIBE_RATES: u8 = 0x4;
+const RATE_SET: u8 = 0x5;
+const RATE_GET: u8 = 0x6;
+const CONFIG_SET: u8 = 0x7;
+const NAME_GET: u8 = 0x8;
+const RATE_NOTIFY: u8 = 0x9;
+const CONFIG_GET: u8 = 0xb;
+const POSSIBLE_PARENTS_GET: u8 = 0xc;
+const PARENT_SET: u8 = 0xd;
+const PARENT_GET: u8 = 0xe;
+const GET_PERMISSIONS: u8 = 0xf;
+
+/// The notification `CLOCK_RATE_CHANGED`.
+const RATE_CHANGED: u8 = 0x0;
+
+/// `CLOCK_RATE_SET`: answer at once, and tell later.
+const ASYNC: u32 = 1 << 0;
+/// `CLOCK_RATE_SET`: and do not even tell. Without `ASYNC` it means nothing.
+const IGNORE_RESPONSE: u32 = 1 << 1;
+/// `CLOCK_RATE_SET`: to the next rate above, without `ROUND_AUTO`.
+const ROUND_UP: u32 = 1 << 2;
+/// `CLOCK_RATE_SET`: to the nearest rate.
+const ROUND_AUTO: u32 = 1 << 3;
+
+/// `CLOCK_CONFIG_SET`: the state is in the lowest two bits.
+const STATE: u32 = 3;
+const DISABLED: u32 = 0;
+const ENABLED: u32 = 1;
+
+/// `CLOCK_DESCRIBE_RATES`: three numbers are the lowest, the highest and the step.
+const RANGE: u32 = 1 << 12;
+
+/// The most parents that `CLOCK_POSSIBLE_PARENTS_GET` can count at a time.
+const MAX_PARENTS: usize = 0xff;
+
+/// How a rate that there is not becomes one that there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rounding {
+    Down,
+    Up,
+    Nearest,
+}
+
+#[derive(Debug)]
+pub(super) struct Clocks {
+    view: View,
+    /// By clock: the rate that a guest was told last, if it wants to be told.
+    told: Vec<Option<u64>>,
+}
+
+/// The nearest of those that there are on one side, or on both.
+fn round(rates: &Rates, wanted: u64, rounding: Rounding) -> Option<u64> {
+    let (below, above) = match rates {
+        Rates::Discrete(rates) => (
+            rates.iter().rev().find(|rate| **rate <= wanted).copied(),
+            rates.iter().find(|rate| **rate >= wanted).copied(),
+        ),
+        &Rates::Range { min, max, step } => {
+            let last = max.checked_sub(max.checked_sub(min)?.checked_rem(step)?)?;
+            if wanted < min {
+                (None, Some(min))
+            } else if wanted > last {
+                (Some(last), None)
+            } else {
+                let rest = (wanted - min).checked_rem(step)?;
+                let below = wanted - rest;
+                let above = if rest == 0 { wanted } else { below + step };
+                (Some(below), Some(above))
+            }
+        }
+    };
+    match rounding {
+        Rounding::Down => below,
+        Rounding::Up => above,
+        Rounding::Nearest => match (below, above) {
+            (Some(below), Some(above)) if above - wanted < wanted - below => Some(above),
+            (below, above) => below.or(above),
+        },
+    }
+}
+
+impl Clocks {
+    pub(super) fn new(view: View) -> Self {
+        let told = vec![None; view.len()];
+        Self { view, told }
+    }
+
+    /// The platform's clock `number` may have changed.
+    pub(super) fn changed(
+        &mut self,
+        cx: Context<'_>,
+        number: usize,
+        by: Option<Guest>,
+        outbox: &mut Outbox,
+    ) -> host::Result<()> {
+        let Some(index) = self.view.position(number) else {
+            return Ok(());
+        };
+        let found = self.view.at(&cx.hub.platform().clocks, index);
+        let (Some(found), Some(Some(told))) = (found, self.told.get_mut(index)) else {
+            return Ok(());
+        };
+        let rate = found.kind.driver.rate()?;
+        if std::mem::replace(told, rate) != rate {
+            let subject = Subject {
+                protocol: Self::ID,
+                message: RATE_CHANGED,
+                resource: found.id(),
+                part: 0,
+            };
+            // The halves of the rate.
+            let words = [cx.agent(by), found.id(), rate as u32, (rate >> 32) as u32];
+            outbox.notify_words(subject, words);
+        }
+        Ok(())
+    }
+
+    /// The parents of a clock that the guest sees: as the guest calls them, and by their
+    /// positions among all its parents.
+    fn parents(&self, clock: &Found<'_, Clock>) -> Vec<(u32, usize)> {
+        let parents = clock.kind.parents.iter().enumerate();
+        let seen = parents.filter_map(|(position, &number)| {
+            // Fits: there are at most `MAX_RESOURCES`.
+            Some((self.view.position(number)? as u32, position))
+        });
+        seen.collect()
+    }
+
+    fn is_enabled(clock: &Found<'_, Clock>) -> host::Result<bool> {
+        match clock.kind.gate {
+            true => clock.kind.driver.is_enabled(),
+            false => Ok(true),
+        }
+    }
+
+    fn set_rate(
+        &self,
+        cx: Context<'_>,
+        clock: &Found<'_, Clock>,
+        flags: u32,
+        wanted: u64,
+    ) -> Result<(), Failure> {
+        if flags & ASYNC != 0 {
+            return Err(Status::NotSupported.into());
+        }
+        if flags & !(IGNORE_RESPONSE | ROUND_UP | ROUND_AUTO) != 0 {
+            return Err(Status::InvalidParameters.into());
+        }
+        let rounding = match (flags & ROUND_AUTO != 0, flags & ROUND_UP != 0) {
+            (true, _) => Rounding::Nearest,
+            (false, true) => Rounding::Up,
+            (false, false) => Rounding::Down,
+        };
+        let rate = round(&clock.kind.rates, wanted, rounding);
+        let rate = rate.ok_or(Status::InvalidParameters)?;
+        clock.kind.driver.set_rate(rate)?;
+        let id = ResourceId::Clock(clock.number);
+        cx.hub.changed(id, Some(cx.guest));
+        Ok(())
+    }
+
+    fn describe_rates(clock: &Found<'_, Clock>, skip: u32, results: &mut Results<'_>) -> Done {
+        match &clock.kind.rates {
+            Rates::Discrete(rates) => {
+                let total = rates.len();
+                results.list(
+                    total,
+                    skip,
+                    MAX_COUNT,
+                    count_and_left,
+                    |results, position| results.double(*rates.get(position).ok_or(NoRoom)?),
+                )
+            }
+            // All three, or none.
+            &Rates::Range { min, max, step } => {
+                if skip != 0 {
+                    return Err(Status::OutOfRange.into());
+                }
+                results.word(3 | RANGE)?;
+                for number in [min, max, step] {
+                    results.double(number)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn set_config(
+        cx: Context<'_>,
+        clock: &Found<'_, Clock>,
+        attributes: u32,
+    ) -> Result<(), Failure> {
+        // No configuration of a vendor's, and so a state there has to be.
+        if attributes & !STATE != 0 {
+            return Err(Status::NotSupported.into());
+        }
+        let enabled = match attributes & STATE {
+            ENABLED => true,
+            DISABLED => false,
+            _ => return Err(Status::InvalidParameters.into()),
+        };
+        match clock.kind.gate {
+            true => {
+                let id = ResourceId::Clock(clock.number);
+                Ok(cx.hub.wish_enabled(id, cx.guest, enabled)?)
+            }
+            false if enabled => Ok(()),
+            false => Err(Status::NotSupported.into()),
+        }
+    }
+}
+
+impl Protocol for Clocks {
+    const ID: u8 = 0x14;
+    const VERSION: u32 = 0x3_0000;
+
+    fn is_there(&self) -> bool {
+        !self.view.is_empty()
+    }
+
+    fn has(&self, cx: Context<'_>, message: u8) -> bool {
+        match message {
+            ATTRIBUTES..=NAME_GET | CONFIG_GET..=GET_PERMISSIONS => true,
+            RATE_NOTIFY => cx.p2a,
+            _ => false,
+        }
+    }
+
+    fn attributes(&self, _cx: Context<'_>, results: &mut Results<'_>) -> Done {
+        // No rate is set later.
+        results.word(self.view.count())?;
+        Ok(())
+    }
+
+    fn command(
+        &mut self,
+        cx: Context<'_>,
+        header: Header,
+        arguments: Arguments<'_>,
+        results: &mut Results<'_>,
+        outbox: &mut Outbox,
+    ) -> Done {
+        let clocks = &cx.hub.platform().clocks;
+        match header.message() {
+            ATTRIBUTES => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(clocks, id)?;
+                results.word(bits([
+                    (31, cx.p2a),
+                    (29, is_long(found.name)),
+                    (28, !self.parents(&found).is_empty()),
+                    (1, true),
+                    (0, Self::is_enabled(&found)?),
+                ]))?;
+                results.short_name(found.name)?;
+                results.word(found.kind.enable_latency_us)?;
+            }
+            DESCRIBE_RATES => {
+                let [id, skip] = arguments.words()?;
+                let found = self.view.find(clocks, id)?;
+                Self::describe_rates(&found, skip, results)?;
+            }
+            RATE_SET => {
+                let [flags, id, low, high] = arguments.words()?;
+                let found = self.view.find(clocks, id)?.controlled()?;
+                let wanted = u64::from(high) << 32 | u64::from(low);
+                self.set_rate(cx, &found, flags, wanted)?;
+            }
+            RATE_GET => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(clocks, id)?;
+                results.double(found.kind.driver.rate()?)?;
+            }
+            CONFIG_SET => {
+                // Agents of versions before 3.0 have no third word.
+                let (id, attributes) = match arguments.words() {
+                    Ok([id, attributes]) => (id, attributes),
+                    Err(_) => {
+                        let [id, attributes, _] = arguments.words()?;
+                        (id, attributes)
+                    }
+                };
+                let found = self.view.find(clocks, id)?.controlled()?;
+                Self::set_config(cx, &found, attributes)?;
+            }
+            NAME_GET => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(clocks, id)?;
+                results.word(0)?;
+                results.long_name(found.name)?;
+            }
+            RATE_NOTIFY => {
+                let [id, enable] = arguments.words()?;
+                let found = self.view.find(clocks, id)?;
+                let rate = match is_subscription(enable)? {
+                    true => Some(found.kind.driver.rate()?),
+                    false => None,
+                };
+                if rate.is_none() {
+                    outbox.withdraw(Self::ID, RATE_CHANGED, id);
+                }
+                if let Some(told) = self.told.get_mut(found.index) {
+                    *told = rate;
+                }
+            }
+            CONFIG_GET => {
+                let [id, flags] = arguments.words()?;
+                let found = self.view.find(clocks, id)?;
+                if flags != 0 {
+                    return Err(Status::NotSupported.into());
+                }
+                results.words([0, Self::is_enabled(&found)?.into(), 0])?;
+            }
+            POSSIBLE_PARENTS_GET => {
+                let [id, skip] = arguments.words()?;
+                let found = self.view.find(clocks, id)?;
+                let parents = self.parents(&found);
+                let head = |count, left: u32| count | left.min(0xff) << 24;
+                let total = parents.len();
+                results.list(total, skip, MAX_PARENTS, head, |results, position| {
+                    results.word(parents.get(position).ok_or(NoRoom)?.0)
+                })?;
+            }
+            PARENT_SET => {
+                let [id, wanted] = arguments.words()?;
+                let found = self.view.find(clocks, id)?.controlled()?;
+                let parents = self.parents(&found);
+                let parent = parents.iter().find(|(parent, _)| *parent == wanted);
+                let (_, position) = parent.ok_or(Status::InvalidParameters)?;
+                found.kind.driver.set_parent(*position)?;
+                let id = ResourceId::Clock(found.number);
+                cx.hub.changed(id, Some(cx.guest));
+            }
+            PARENT_GET => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(clocks, id)?;
+                let parents = self.parents(&found);
+                if parents.is_empty() {
+                    return Err(Status::NotSupported.into());
+                }
+                let now = found.kind.driver.parent()?;
+                let parent = parents.iter().find(|(_, position)| *position == now);
+                // It may be one that the guest does not see.
+                results.word(parent.ok_or(Status::Denied)?.0)?;
+            }
+            _ => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(clocks, id)?;
+                let control = found.may_control();
+                results.word(bits([
+                    (31, control && found.kind.gate),
+                    (30, control && !self.parents(&found).is_empty()),
+                    (29, control),
+                ]))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_rates_are_rounded_as_asked() {
+        use Rounding::{Down, Nearest, Up};
+        let list = Rates::Discrete(vec![10, 20, 40]);
+        for (wanted, down, up, nearest) in [
+            (5, None, Some(10), Some(10)),
+            (10, Some(10), Some(10), Some(10)),
+            (29, Some(20), Some(40), Some(20)),
+            (31, Some(20), Some(40), Some(40)),
+            (41, Some(40), None, Some(40)),
+        ] {
+            assert_eq!(round(&list, wanted, Down), down, "{wanted}");
+            assert_eq!(round(&list, wanted, Up), up, "{wanted}");
+            assert_eq!(round(&list, wanted, Nearest), nearest, "{wanted}");
+        }
+        // The highest that there is is below the maximum.
+        let range = Rates::Range {
+            min: 100,
+            max: 205,
+            step: 10,
+        };
+        for (wanted, down, up, nearest) in [
+            (0, None, Some(100), Some(100)),
+            (104, Some(100), Some(110), Some(100)),
+            (106, Some(100), Some(110), Some(110)),
+            (200, Some(200), Some(200), Some(200)),
+            (204, Some(200), None, Some(200)),
+            (u64::MAX, Some(200), None, Some(200)),
+        ] {
+            assert_eq!(round(&range, wanted, Down), down, "{wanted}");
+            assert_eq!(round(&range, wanted, Up), up, "{wanted}");
+            assert_eq!(round(&range, wanted, Nearest), nearest, "{wanted}");
+        }
+        let whole = Rates::Range {
+            min: 0,
+            max: u64::MAX,
+            step: 1,
+        };
+        assert_eq!(round(&whole, u64::MAX, Up), Some(u64::MAX));
+    }
+}

@@ -1,0 +1,335 @@
+//! The performance domain protocol (0x13).
+
+use super::agent::{Context, Found, Protocol, View, is_subscription};
+use super::outbox::{Outbox, Subject};
+use super::wire::{
+    Arguments, Done, Header, MAX_COUNT, NoRoom, Results, Status, bits, count_and_left, is_long,
+};
+use crate::host::{self, Guest, Limits, Performance, PowerScale, Resource, ResourceId};
+
+const DOMAIN_ATTRIBUTES: u8 = 0x3;
+const DESCRIBE_LEVELS: u8 = 0x4;
+const LIMITS_SET: u8 = 0x5;
+const LIMITS_GET: u8 = 0x6;
+const LEVEL_SET: u8 = 0x7;
+const LEVEL_GET: u8 = 0x8;
+const NOTIFY_LIMITS: u8 = 0x9;
+const NOTIFY_LEVEL: u8 = 0xa;
+const DOMAIN_NAME_GET: u8 = 0xc;
+
+/// The notification `PERFORMANCE_LIMITS_CHANGED`.
+const LIMITS_CHANGED: u8 = 0x0;
+/// The notification `PERFORMANCE_LEVEL_CHANGED`.
+const LEVEL_CHANGED: u8 = 0x1;
+
+/// The bits of a domain's rate limit.
+const RATE_LIMIT: u32 = 0xf_ffff;
+
+/// What a guest was told last of a domain, where it wants to be told.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    limits: Option<Limits>,
+    level: Option<usize>,
+}
+
+#[derive(Debug)]
+pub(super) struct Performances {
+    view: View,
+    /// There is one scale for all domains.
+    scale: PowerScale,
+    told: Vec<Told>,
+}
+
+/// The scale that can say what all domains cost.
+fn common_scale(scales: impl Iterator<Item = PowerScale>) -> PowerScale {
+    scales
+        .reduce(|one, other| match (one, other) {
+            (one, other) if one == other => one,
+            (PowerScale::Abstract, _) | (_, PowerScale::Abstract) => PowerScale::Abstract,
+            _ => PowerScale::Microwatts,
+        })
+        .unwrap_or_default()
+}
+
+/// A power in another scale. What is too much is the most.
+fn rescale(power: u32, from: PowerScale, to: PowerScale) -> u32 {
+    match (from, to) {
+        (PowerScale::Milliwatts, PowerScale::Microwatts) => power.saturating_mul(1000),
+        _ => power,
+    }
+}
+
+impl Performances {
+    pub(super) fn new(view: View, domains: &[Resource<Performance>]) -> Self {
+        let seen = (0..view.len()).filter_map(|index| view.at(domains, index));
+        Self {
+            scale: common_scale(seen.map(|found| found.kind.power_scale)),
+            told: vec![Told::default(); view.len()],
+            view,
+        }
+    }
+
+    /// The platform's domain `number` may have changed.
+    pub(super) fn changed(
+        &mut self,
+        cx: Context<'_>,
+        number: usize,
+        by: Option<Guest>,
+        outbox: &mut Outbox,
+    ) -> host::Result<()> {
+        let Some(index) = self.view.position(number) else {
+            return Ok(());
+        };
+        let found = self.view.at(&cx.hub.platform().performances, index);
+        let (Some(found), Some(told)) = (found, self.told.get_mut(index)) else {
+            return Ok(());
+        };
+        let subject = |message| Subject {
+            protocol: Self::ID,
+            message,
+            resource: found.id(),
+            part: 0,
+        };
+        if let Some(told) = &mut told.limits {
+            let limits = found.kind.driver.limits()?;
+            if std::mem::replace(told, limits) != limits {
+                let Limits { min, max } = limits;
+                let (max, min) = (number_of(&found, max), number_of(&found, min));
+                let words = [cx.agent(by), found.id(), max, min];
+                outbox.notify_words(subject(LIMITS_CHANGED), words);
+            }
+        }
+        if let Some(told) = &mut told.level {
+            let level = found.kind.driver.level()?;
+            if std::mem::replace(told, level) != level {
+                let words = [cx.agent(by), found.id(), number_of(&found, level)];
+                outbox.notify_words(subject(LEVEL_CHANGED), words);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the guest calls the level at a position. Indices begin with 1, as 0 means no change in
+/// `PERFORMANCE_LIMITS_SET`.
+fn number_of(domain: &Found<'_, Performance>, position: usize) -> u32 {
+    match domain.kind.level_indexing {
+        // Fits: there are at most `MAX_LEVELS`.
+        true => position as u32 + 1,
+        false => {
+            let level = domain.kind.levels.get(position);
+            level.map_or(0, |level| level.level)
+        }
+    }
+}
+
+/// The numbers of a domain's levels, in order.
+fn numbers<'a>(
+    domain: &'a Found<'_, Performance>,
+) -> impl DoubleEndedIterator<Item = (usize, u32)> + 'a {
+    (0..domain.kind.levels.len()).map(|position| (position, number_of(domain, position)))
+}
+
+/// The limits that a guest wants; 0 leaves one as it is. They are moved inwards to levels that
+/// there are.
+fn parse_limits(
+    domain: &Found<'_, Performance>,
+    (max, min): (u32, u32),
+    now: Limits,
+) -> Result<Limits, Status> {
+    if max == 0 && min == 0 || max != 0 && min > max {
+        return Err(Status::InvalidParameters);
+    }
+    let max = match max {
+        0 => now.max,
+        max => {
+            let mut below = numbers(domain).rev().filter(|(_, number)| *number <= max);
+            below.next().ok_or(Status::OutOfRange)?.0
+        }
+    };
+    let min = match min {
+        0 => now.min,
+        min => {
+            let mut above = numbers(domain).filter(|(_, number)| *number >= min);
+            above.next().ok_or(Status::OutOfRange)?.0
+        }
+    };
+    match min <= max {
+        true => Ok(Limits { min, max }),
+        false => Err(Status::InvalidParameters),
+    }
+}
+
+impl Protocol for Performances {
+    const ID: u8 = 0x13;
+    const VERSION: u32 = 0x4_0000;
+
+    fn is_there(&self) -> bool {
+        !self.view.is_empty()
+    }
+
+    fn has(&self, cx: Context<'_>, message: u8) -> bool {
+        match message {
+            DOMAIN_ATTRIBUTES..=LEVEL_GET | DOMAIN_NAME_GET => true,
+            NOTIFY_LIMITS | NOTIFY_LEVEL => cx.p2a,
+            _ => false,
+        }
+    }
+
+    fn attributes(&self, _cx: Context<'_>, results: &mut Results<'_>) -> Done {
+        let scale = bits([
+            (16, self.scale == PowerScale::Milliwatts),
+            (17, self.scale == PowerScale::Microwatts),
+        ]);
+        // No statistics.
+        results.words([self.view.count() | scale, 0, 0, 0])?;
+        Ok(())
+    }
+
+    fn command(
+        &mut self,
+        cx: Context<'_>,
+        header: Header,
+        arguments: Arguments<'_>,
+        results: &mut Results<'_>,
+        outbox: &mut Outbox,
+    ) -> Done {
+        let domains = &cx.hub.platform().performances;
+        match header.message() {
+            DOMAIN_ATTRIBUTES => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                let kind = found.kind;
+                results.word(bits([
+                    (31, found.may_control() && kind.limits),
+                    (30, found.may_control()),
+                    (29, cx.p2a),
+                    (28, cx.p2a),
+                    (26, is_long(found.name)),
+                    (25, kind.level_indexing),
+                ]))?;
+                let sustained = kind.levels.get(kind.sustained);
+                results.words([
+                    kind.rate_limit_us & RATE_LIMIT,
+                    kind.sustained_frequency_khz,
+                    sustained.map_or(0, |level| level.level),
+                ])?;
+                results.short_name(found.name)?;
+            }
+            DESCRIBE_LEVELS => {
+                let [id, skip] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                let total = found.kind.levels.len();
+                let scale = self.scale;
+                results.list(
+                    total,
+                    skip,
+                    MAX_COUNT,
+                    count_and_left,
+                    |results, position| {
+                        let level = found.kind.levels.get(position).ok_or(NoRoom)?;
+                        results.words([
+                            level.level,
+                            rescale(level.power, found.kind.power_scale, scale),
+                            level.latency_us.into(),
+                            level.indicative_frequency_khz,
+                            number_of(&found, position),
+                        ])
+                    },
+                )?;
+            }
+            LIMITS_SET => {
+                let [id, max, min] = arguments.words()?;
+                let found = self.view.find(domains, id)?.controlled()?;
+                if !found.kind.limits {
+                    return Err(Status::NotSupported.into());
+                }
+                let limits = parse_limits(&found, (max, min), found.kind.driver.limits()?)?;
+                found.kind.driver.set_limits(limits)?;
+                let id = ResourceId::Performance(found.number);
+                cx.hub.changed(id, Some(cx.guest));
+            }
+            LIMITS_GET => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                let Limits { min, max } = found.kind.driver.limits()?;
+                results.words([number_of(&found, max), number_of(&found, min)])?;
+            }
+            LEVEL_SET => {
+                let [id, wanted] = arguments.words()?;
+                let found = self.view.find(domains, id)?.controlled()?;
+                let level = numbers(&found).find(|(_, number)| *number == wanted);
+                let (level, _) = level.ok_or(Status::OutOfRange)?;
+                let Limits { min, max } = found.kind.driver.limits()?;
+                if !(min..=max).contains(&level) {
+                    return Err(Status::OutOfRange.into());
+                }
+                found.kind.driver.set_level(level)?;
+                let id = ResourceId::Performance(found.number);
+                cx.hub.changed(id, Some(cx.guest));
+            }
+            LEVEL_GET => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                let level = found.kind.driver.level()?;
+                results.word(number_of(&found, level))?;
+            }
+            NOTIFY_LIMITS => {
+                let [id, enable] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                let limits = match is_subscription(enable)? {
+                    true => Some(found.kind.driver.limits()?),
+                    false => None,
+                };
+                if limits.is_none() {
+                    outbox.withdraw(Self::ID, LIMITS_CHANGED, id);
+                }
+                if let Some(told) = self.told.get_mut(found.index) {
+                    told.limits = limits;
+                }
+            }
+            NOTIFY_LEVEL => {
+                let [id, enable] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                let level = match is_subscription(enable)? {
+                    true => Some(found.kind.driver.level()?),
+                    false => None,
+                };
+                if level.is_none() {
+                    outbox.withdraw(Self::ID, LEVEL_CHANGED, id);
+                }
+                if let Some(told) = self.told.get_mut(found.index) {
+                    told.level = level;
+                }
+            }
+            _ => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                results.word(0)?;
+                results.long_name(found.name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_one_scale_says_what_all_domains_cost() {
+        use PowerScale::{Abstract, Microwatts, Milliwatts};
+        for (scales, common) in [
+            (&[][..], Abstract),
+            (&[Milliwatts, Milliwatts], Milliwatts),
+            (&[Milliwatts, Microwatts], Microwatts),
+            (&[Microwatts, Abstract], Abstract),
+        ] {
+            assert_eq!(common_scale(scales.iter().copied()), common, "{scales:?}");
+        }
+        assert_eq!(rescale(7, Milliwatts, Microwatts), 7000);
+        assert_eq!(rescale(u32::MAX, Milliwatts, Microwatts), u32::MAX);
+        assert_eq!(rescale(7, Microwatts, Microwatts), 7);
+    }
+}

@@ -1,0 +1,146 @@
+//! The power domain protocol (0x11).
+
+use super::agent::{Context, Protocol, View, is_subscription};
+use super::outbox::{Outbox, Subject};
+use super::wire::{Arguments, Done, Header, Results, Status, bits, is_long};
+use crate::host::{self, Guest, PowerState};
+
+const DOMAIN_ATTRIBUTES: u8 = 0x3;
+const STATE_SET: u8 = 0x4;
+const STATE_GET: u8 = 0x5;
+const STATE_NOTIFY: u8 = 0x6;
+const DOMAIN_NAME_GET: u8 = 0x8;
+
+/// The notification `POWER_STATE_CHANGED`.
+const STATE_CHANGED: u8 = 0x0;
+
+/// `POWER_STATE_SET`: answer at once, and tell later.
+const ASYNC: u32 = 1;
+
+#[derive(Debug)]
+pub(super) struct Powers {
+    view: View,
+    /// By domain: the state that a guest was told last, if it wants to be told.
+    told: Vec<Option<PowerState>>,
+}
+
+impl Powers {
+    pub(super) fn new(view: View) -> Self {
+        let told = vec![None; view.len()];
+        Self { view, told }
+    }
+
+    /// The platform's domain `number` may have changed.
+    pub(super) fn changed(
+        &mut self,
+        cx: Context<'_>,
+        number: usize,
+        by: Option<Guest>,
+        outbox: &mut Outbox,
+    ) -> host::Result<()> {
+        let Some(index) = self.view.position(number) else {
+            return Ok(());
+        };
+        let found = self.view.at(&cx.hub.platform().powers, index);
+        let (Some(found), Some(Some(told))) = (found, self.told.get_mut(index)) else {
+            return Ok(());
+        };
+        let state = found.kind.driver.state()?;
+        if std::mem::replace(told, state) != state {
+            let subject = Subject {
+                protocol: Self::ID,
+                message: STATE_CHANGED,
+                resource: found.id(),
+                part: 0,
+            };
+            outbox.notify_words(subject, [cx.agent(by), found.id(), state.0]);
+        }
+        Ok(())
+    }
+}
+
+impl Protocol for Powers {
+    const ID: u8 = 0x11;
+    const VERSION: u32 = 0x3_0001;
+
+    fn is_there(&self) -> bool {
+        !self.view.is_empty()
+    }
+
+    fn has(&self, cx: Context<'_>, message: u8) -> bool {
+        match message {
+            DOMAIN_ATTRIBUTES | STATE_SET | STATE_GET | DOMAIN_NAME_GET => true,
+            STATE_NOTIFY => cx.p2a,
+            _ => false,
+        }
+    }
+
+    fn attributes(&self, _cx: Context<'_>, results: &mut Results<'_>) -> Done {
+        // No statistics.
+        results.words([self.view.count(), 0, 0, 0])?;
+        Ok(())
+    }
+
+    fn command(
+        &mut self,
+        cx: Context<'_>,
+        header: Header,
+        arguments: Arguments<'_>,
+        results: &mut Results<'_>,
+        outbox: &mut Outbox,
+    ) -> Done {
+        let domains = &cx.hub.platform().powers;
+        match header.message() {
+            DOMAIN_ATTRIBUTES => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                results.word(bits([
+                    (31, cx.p2a),
+                    (29, found.may_control()),
+                    (27, is_long(found.name)),
+                ]))?;
+                results.short_name(found.name)?;
+            }
+            STATE_SET => {
+                let [flags, id, state] = arguments.words()?;
+                let found = self.view.find(domains, id)?.controlled()?;
+                match flags {
+                    0 => {}
+                    ASYNC => return Err(Status::NotSupported.into()),
+                    _ => return Err(Status::InvalidParameters.into()),
+                }
+                let state = PowerState(state);
+                if !found.kind.states.contains(&state) {
+                    return Err(Status::InvalidParameters.into());
+                }
+                cx.hub.wish_state(found.number, cx.guest, state)?;
+            }
+            STATE_GET => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                results.word(found.kind.driver.state()?.0)?;
+            }
+            STATE_NOTIFY => {
+                let [id, enable] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                let state = match is_subscription(enable)? {
+                    true => Some(found.kind.driver.state()?),
+                    false => None,
+                };
+                if state.is_none() {
+                    outbox.withdraw(Self::ID, STATE_CHANGED, id);
+                }
+                if let Some(told) = self.told.get_mut(found.index) {
+                    *told = state;
+                }
+            }
+            _ => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                results.word(0)?;
+                results.long_name(found.name)?;
+            }
+        }
+        Ok(())
+    }
+}

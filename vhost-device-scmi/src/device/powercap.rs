@@ -1,0 +1,369 @@
+//! The power capping protocol (0x18).
+
+use std::time::{Duration, Instant};
+
+use super::agent::{Context, Found, Protocol, View, is_subscription};
+use super::outbox::{Outbox, Subject};
+use super::wire::{Arguments, Done, Failure, Header, PLATFORM, Results, Status, bits, is_long};
+use crate::host::{self, Guest, PowerScale, Powercap, ResourceId};
+
+const DOMAIN_ATTRIBUTES: u8 = 0x3;
+const CAP_GET: u8 = 0x4;
+const CAP_SET: u8 = 0x5;
+const PAI_GET: u8 = 0x6;
+const PAI_SET: u8 = 0x7;
+const DOMAIN_NAME_GET: u8 = 0x8;
+const MEASUREMENTS_GET: u8 = 0x9;
+const CAP_NOTIFY: u8 = 0xa;
+const MEASUREMENTS_NOTIFY: u8 = 0xb;
+
+/// The notification `POWERCAP_CAP_CHANGED`.
+const CAP_CHANGED: u8 = 0x0;
+/// The notification `POWERCAP_MEASUREMENTS_CHANGED`.
+const MEASUREMENTS_CHANGED: u8 = 0x1;
+
+/// `POWERCAP_CAP_SET`: do not tell later. Without `ASYNC` it means nothing.
+const IGNORE_RESPONSE: u32 = 1 << 0;
+/// `POWERCAP_CAP_SET`: answer at once, and tell later.
+const ASYNC: u32 = 1 << 1;
+
+/// The cap of a domain that is not capped.
+const NO_CAP: u32 = 0;
+
+/// The parent of a domain that has none.
+const NO_PARENT: u32 = u32::MAX;
+
+/// A domain is not measured more often than this for a notification: a guest must not keep its
+/// host busy.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
+
+/// What a guest wants to be told of a domain.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    /// The cap and the averaging interval that it was told last.
+    cap: Option<(Option<u32>, u32)>,
+    measurements: Option<Thresholds>,
+}
+
+/// The powers between which nothing is told.
+#[derive(Clone, Copy, Debug)]
+struct Thresholds {
+    low: u32,
+    high: u32,
+    side: Side,
+    due: Instant,
+}
+
+/// Where a power was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Below,
+    Between,
+    Above,
+}
+
+#[derive(Debug)]
+pub(super) struct Powercaps {
+    view: View,
+    told: Vec<Told>,
+}
+
+/// The next number at or below `value` of those from `min` to `max` in steps of `step`. Linux
+/// sends multiples of the step, whatever the minimum is.
+fn step_below(value: u32, (min, max, step): (u32, u32, u32)) -> Result<u32, Status> {
+    match (min..=max).contains(&value) {
+        true => Ok(value - (value - min).checked_rem(step).unwrap_or(0)),
+        false => Err(Status::OutOfRange),
+    }
+}
+
+impl Powercaps {
+    pub(super) fn new(view: View) -> Self {
+        let told = vec![Told::default(); view.len()];
+        Self { view, told }
+    }
+
+    fn subject(message: u8, resource: u32) -> Subject {
+        Subject {
+            protocol: Self::ID,
+            message,
+            resource,
+            part: 0,
+        }
+    }
+
+    /// The platform's domain `number` may have changed.
+    pub(super) fn changed(
+        &mut self,
+        cx: Context<'_>,
+        number: usize,
+        by: Option<Guest>,
+        outbox: &mut Outbox,
+    ) -> host::Result<()> {
+        let Some(index) = self.view.position(number) else {
+            return Ok(());
+        };
+        let found = self.view.at(&cx.hub.platform().powercaps, index);
+        let (Some(found), Some(told)) = (found, self.told.get_mut(index)) else {
+            return Ok(());
+        };
+        if let Some(told) = &mut told.cap {
+            let now = (found.kind.driver.cap()?, found.kind.driver.pai_us()?);
+            if std::mem::replace(told, now) != now {
+                let (cap, pai) = now;
+                let cap = cap.unwrap_or(NO_CAP);
+                let words = [cx.agent(by), found.id(), cap, pai];
+                outbox.notify_words(Self::subject(CAP_CHANGED, found.id()), words);
+            }
+        }
+        Ok(())
+    }
+
+    /// When the next measurement is due.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let measured = self.told.iter().filter_map(|told| told.measurements);
+        measured.map(|thresholds| thresholds.due).min()
+    }
+
+    /// Measures a domain where that is due. False when there is none.
+    pub(super) fn work(
+        &mut self,
+        cx: Context<'_>,
+        now: Instant,
+        outbox: &mut Outbox,
+    ) -> host::Result<bool> {
+        let mut told = self.told.iter_mut().enumerate();
+        let due = told.find_map(|(index, told)| {
+            let thresholds = told.measurements.as_mut()?;
+            (thresholds.due <= now).then_some((index, thresholds))
+        });
+        let Some((index, thresholds)) = due else {
+            return Ok(false);
+        };
+        // Whatever comes of it, it is not done again at once.
+        thresholds.due = now + MIN_INTERVAL;
+        let Some(found) = self.view.at(&cx.hub.platform().powercaps, index) else {
+            return Ok(true);
+        };
+        let pai = found.kind.driver.pai_us()?;
+        thresholds.due = now + Duration::from_micros(pai.into()).max(MIN_INTERVAL);
+        let power = found.kind.driver.power()?;
+        let side = match power {
+            power if power < thresholds.low => Side::Below,
+            power if power > thresholds.high => Side::Above,
+            _ => Side::Between,
+        };
+        if std::mem::replace(&mut thresholds.side, side) != side && side != Side::Between {
+            let subject = Self::subject(MEASUREMENTS_CHANGED, found.id());
+            outbox.notify_words(subject, [PLATFORM, found.id(), power]);
+        }
+        Ok(true)
+    }
+
+    fn describe(
+        &self,
+        cx: Context<'_>,
+        domain: &Found<'_, Powercap>,
+        results: &mut Results<'_>,
+    ) -> Done {
+        let kind = domain.kind;
+        let control = domain.may_control();
+        let unit = match kind.power_scale {
+            PowerScale::Abstract => 0,
+            PowerScale::Microwatts => 1,
+            PowerScale::Milliwatts => 2,
+        };
+        // What cannot be set has one value: the limits that a guest sees are those that it has.
+        let cap = control && kind.min_cap != kind.max_cap;
+        let pai = control && kind.min_pai_us != kind.max_pai_us;
+        let flags = bits([
+            (31, cx.p2a),
+            (30, cx.p2a && kind.monitoring),
+            (28, is_long(domain.name)),
+            (27, cap),
+            (26, kind.monitoring),
+            (25, pai),
+        ]);
+        results.word(flags | unit << 23)?;
+        results.short_name(domain.name)?;
+        let min_pai = if pai {
+            kind.min_pai_us
+        } else {
+            kind.max_pai_us
+        };
+        let min_cap = if cap { kind.min_cap } else { kind.max_cap };
+        let parent = kind.parent.and_then(|parent| self.view.position(parent));
+        results.words([
+            min_pai,
+            kind.max_pai_us,
+            if pai { kind.pai_step_us } else { 0 },
+            min_cap,
+            kind.max_cap,
+            if cap { kind.cap_step } else { 0 },
+            kind.sustainable_power,
+            kind.accuracy,
+            // Fits: there are at most `MAX_RESOURCES`.
+            parent.map_or(NO_PARENT, |parent| parent as u32),
+        ])?;
+        Ok(())
+    }
+
+    fn set_cap(
+        cx: Context<'_>,
+        domain: &Found<'_, Powercap>,
+        flags: u32,
+        cap: u32,
+    ) -> Result<(), Failure> {
+        let kind = domain.kind;
+        if flags & ASYNC != 0 {
+            return Err(Status::NotSupported.into());
+        }
+        if flags & !IGNORE_RESPONSE != 0 {
+            return Err(Status::InvalidParameters.into());
+        }
+        let cap = match cap {
+            NO_CAP if kind.can_disable => None,
+            NO_CAP => return Err(Status::NotSupported.into()),
+            cap => Some(step_below(
+                cap,
+                (kind.min_cap, kind.max_cap, kind.cap_step),
+            )?),
+        };
+        cx.hub.wish_cap(domain.number, cx.guest, cap)?;
+        Ok(())
+    }
+
+    fn watch_measurements(
+        &mut self,
+        domain: &Found<'_, Powercap>,
+        thresholds: Option<(u32, u32)>,
+        outbox: &mut Outbox,
+    ) -> Result<(), Failure> {
+        let thresholds = match thresholds {
+            Some((low, high)) if low > high => return Err(Status::InvalidParameters.into()),
+            // A power that is outside already is told.
+            Some((low, high)) => Some(Thresholds {
+                low,
+                high,
+                side: Side::Between,
+                due: Instant::now(),
+            }),
+            None => {
+                outbox.withdraw(Self::ID, MEASUREMENTS_CHANGED, domain.id());
+                None
+            }
+        };
+        if let Some(told) = self.told.get_mut(domain.index) {
+            told.measurements = thresholds;
+        }
+        Ok(())
+    }
+}
+
+impl Protocol for Powercaps {
+    const ID: u8 = 0x18;
+    const VERSION: u32 = 0x2_0000;
+
+    fn is_there(&self) -> bool {
+        !self.view.is_empty()
+    }
+
+    fn has(&self, cx: Context<'_>, message: u8) -> bool {
+        match message {
+            DOMAIN_ATTRIBUTES..=MEASUREMENTS_GET => true,
+            CAP_NOTIFY | MEASUREMENTS_NOTIFY => cx.p2a,
+            _ => false,
+        }
+    }
+
+    fn attributes(&self, _cx: Context<'_>, results: &mut Results<'_>) -> Done {
+        results.word(self.view.count())?;
+        Ok(())
+    }
+
+    fn command(
+        &mut self,
+        cx: Context<'_>,
+        header: Header,
+        arguments: Arguments<'_>,
+        results: &mut Results<'_>,
+        outbox: &mut Outbox,
+    ) -> Done {
+        let domains = &cx.hub.platform().powercaps;
+        match header.message() {
+            DOMAIN_ATTRIBUTES => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                self.describe(cx, &found, results)?;
+            }
+            CAP_GET => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                results.word(found.kind.driver.cap()?.unwrap_or(NO_CAP))?;
+            }
+            CAP_SET => {
+                let [id, flags, cap] = arguments.words()?;
+                let found = self.view.find(domains, id)?.controlled()?;
+                Self::set_cap(cx, &found, flags, cap)?;
+            }
+            PAI_GET => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                results.word(found.kind.driver.pai_us()?)?;
+            }
+            PAI_SET => {
+                let [id, flags, pai] = arguments.words()?;
+                let found = self.view.find(domains, id)?.controlled()?;
+                let kind = found.kind;
+                if flags != 0 {
+                    return Err(Status::InvalidParameters.into());
+                }
+                let steps = (kind.min_pai_us, kind.max_pai_us, kind.pai_step_us);
+                let pai = step_below(pai, steps)?;
+                kind.driver.set_pai_us(pai)?;
+                let id = ResourceId::Powercap(found.number);
+                cx.hub.changed(id, Some(cx.guest));
+            }
+            DOMAIN_NAME_GET => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                results.word(0)?;
+                results.long_name(found.name)?;
+            }
+            MEASUREMENTS_GET => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                if !found.kind.monitoring {
+                    return Err(Status::NotSupported.into());
+                }
+                let driver = &found.kind.driver;
+                results.words([driver.power()?, driver.pai_us()?])?;
+            }
+            CAP_NOTIFY => {
+                let [id, enable] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                let driver = &found.kind.driver;
+                let cap = match is_subscription(enable)? {
+                    true => Some((driver.cap()?, driver.pai_us()?)),
+                    false => None,
+                };
+                if cap.is_none() {
+                    outbox.withdraw(Self::ID, CAP_CHANGED, id);
+                }
+                if let Some(told) = self.told.get_mut(found.index) {
+                    told.cap = cap;
+                }
+            }
+            _ => {
+                let [id, enable, low, high] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                if !found.kind.monitoring {
+                    return Err(Status::NotSupported.into());
+                }
+                let wanted = is_subscription(enable)?.then_some((low, high));
+                self.watch_measurements(&found, wanted, outbox)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,148 @@
+//! The reset domain protocol (0x16).
+
+use super::agent::{Context, Protocol, View, is_subscription};
+use super::outbox::{Outbox, Subject};
+use super::wire::{Arguments, Done, Header, Results, Status, bits, is_long};
+use crate::host::{self, Guest, ResourceId};
+
+const DOMAIN_ATTRIBUTES: u8 = 0x3;
+const RESET: u8 = 0x4;
+const NOTIFY: u8 = 0x5;
+const DOMAIN_NAME_GET: u8 = 0x6;
+
+/// The notification `RESET_ISSUED`.
+const ISSUED: u8 = 0x0;
+
+/// `RESET`: into reset and out of it.
+const AUTONOMOUS: u32 = 1 << 0;
+/// `RESET`: into reset; without it and without `AUTONOMOUS`, out of it.
+const ASSERT: u32 = 1 << 1;
+/// `RESET`: answer at once, and tell later.
+const ASYNC: u32 = 1 << 2;
+
+/// The state of a reset that loses everything, the only one that there is here.
+const COLD: u32 = 0;
+
+/// A latency that is not known.
+const UNKNOWN: u32 = u32::MAX;
+
+#[derive(Debug)]
+pub(super) struct Resets {
+    view: View,
+    /// By domain: whether the guest wants to be told.
+    told: Vec<bool>,
+}
+
+impl Resets {
+    pub(super) fn new(view: View) -> Self {
+        let told = vec![false; view.len()];
+        Self { view, told }
+    }
+
+    /// The platform's domain `number` was reset.
+    pub(super) fn changed(
+        &self,
+        cx: Context<'_>,
+        number: usize,
+        by: Option<Guest>,
+        outbox: &mut Outbox,
+    ) -> host::Result<()> {
+        if let Some(index) = self.view.position(number)
+            && self.told.get(index) == Some(&true)
+        {
+            // Fits: there are at most `MAX_RESOURCES`.
+            let id = index as u32;
+            let subject = Subject {
+                protocol: Self::ID,
+                message: ISSUED,
+                resource: id,
+                part: 0,
+            };
+            outbox.notify_words(subject, [cx.agent(by), id, COLD]);
+        }
+        Ok(())
+    }
+}
+
+impl Protocol for Resets {
+    const ID: u8 = 0x16;
+    const VERSION: u32 = 0x3_0001;
+
+    fn is_there(&self) -> bool {
+        !self.view.is_empty()
+    }
+
+    fn has(&self, cx: Context<'_>, message: u8) -> bool {
+        match message {
+            DOMAIN_ATTRIBUTES | RESET | DOMAIN_NAME_GET => true,
+            NOTIFY => cx.p2a,
+            _ => false,
+        }
+    }
+
+    fn attributes(&self, _cx: Context<'_>, results: &mut Results<'_>) -> Done {
+        results.word(self.view.count())?;
+        Ok(())
+    }
+
+    fn command(
+        &mut self,
+        cx: Context<'_>,
+        header: Header,
+        arguments: Arguments<'_>,
+        results: &mut Results<'_>,
+        outbox: &mut Outbox,
+    ) -> Done {
+        let domains = &cx.hub.platform().resets;
+        match header.message() {
+            DOMAIN_ATTRIBUTES => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                results.words([
+                    bits([(30, cx.p2a), (29, is_long(found.name))]),
+                    found.kind.latency_us.unwrap_or(UNKNOWN),
+                ])?;
+                results.short_name(found.name)?;
+            }
+            RESET => {
+                let [id, flags, state] = arguments.words()?;
+                let found = self.view.find(domains, id)?.controlled()?;
+                if flags & ASYNC != 0 {
+                    return Err(Status::NotSupported.into());
+                }
+                let kind = found.kind;
+                match flags {
+                    AUTONOMOUS if state != COLD => return Err(Status::InvalidParameters.into()),
+                    AUTONOMOUS if kind.autonomous => kind.driver.reset()?,
+                    ASSERT if kind.explicit => kind.driver.set_asserted(true)?,
+                    0 if kind.explicit => kind.driver.set_asserted(false)?,
+                    AUTONOMOUS | ASSERT | 0 => return Err(Status::NotSupported.into()),
+                    _ => return Err(Status::InvalidParameters.into()),
+                }
+                // The end of a reset is not told.
+                if flags != 0 {
+                    let id = ResourceId::Reset(found.number);
+                    cx.hub.changed(id, Some(cx.guest));
+                }
+            }
+            NOTIFY => {
+                let [id, enable] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                let wanted = is_subscription(enable)?;
+                if !wanted {
+                    outbox.withdraw(Self::ID, ISSUED, id);
+                }
+                if let Some(told) = self.told.get_mut(found.index) {
+                    *told = wanted;
+                }
+            }
+            _ => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                results.word(0)?;
+                results.long_name(found.name)?;
+            }
+        }
+        Ok(())
+    }
+}

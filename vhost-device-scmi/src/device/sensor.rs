@@ -1,0 +1,657 @@
+//! The sensor protocol (0x15).
+//!
+//! Trip points and updates are looked after here: the sensor is read at each interval, or at each
+//! event of its driver, and what a reading means to the guest is told.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::agent::{Context, Found, Protocol, View, is_subscription};
+use super::interval::{self, Rounding};
+use super::outbox::{Outbox, Subject};
+use super::wire::{
+    Arguments, Done, Failure, Header, MAX_COUNT, NoRoom, PLATFORM, Results, Status, bits,
+    count_and_left, is_long,
+};
+use crate::host::{self, Axis, Intervals, Quantity, Resource, Sensor, Shape};
+
+const DESCRIPTION_GET: u8 = 0x3;
+const TRIP_POINT_NOTIFY: u8 = 0x4;
+const TRIP_POINT_CONFIG: u8 = 0x5;
+const READING_GET: u8 = 0x6;
+const AXIS_DESCRIPTION_GET: u8 = 0x7;
+const LIST_UPDATE_INTERVALS: u8 = 0x8;
+const CONFIG_GET: u8 = 0x9;
+const CONFIG_SET: u8 = 0xa;
+const CONTINUOUS_UPDATE_NOTIFY: u8 = 0xb;
+const NAME_GET: u8 = 0xc;
+const AXIS_NAME_GET: u8 = 0xd;
+
+/// The notification `SENSOR_TRIP_POINT_EVENT`.
+const TRIP_POINT_EVENT: u8 = 0x0;
+/// The notification `SENSOR_UPDATE`.
+const UPDATE: u8 = 0x1;
+
+/// `SENSOR_READING_GET`: answer at once, and tell later.
+const ASYNC: u32 = 1;
+
+/// `SENSOR_LIST_UPDATE_INTERVALS`: three numbers are the shortest, the longest and the step.
+const RANGE: u32 = 1 << 12;
+
+/// `SENSOR_CONFIG_SET`: the sensor is on.
+const ENABLED: u32 = 1 << 0;
+/// `SENSOR_CONFIG_SET`: readings have timestamps.
+const TIMESTAMPS: u32 = 1 << 1;
+
+/// Timestamps are in nanoseconds.
+const TIMESTAMP_EXPONENT: i32 = -9;
+
+/// The most that a guest may have asked for and not been told yet: it must not fill the memory of
+/// its host. It is what `PROTOCOL_ATTRIBUTES` says.
+pub(super) const MAX_PENDING: usize = 64;
+
+/// How often a sensor is read for trip points that says nothing of intervals.
+const USUAL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// In which direction a trip point is crossed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Crossing {
+    Rising,
+    Falling,
+}
+
+/// A trip point that a guest has set.
+#[derive(Clone, Copy, Debug)]
+struct TripPoint {
+    value: i64,
+    rising: bool,
+    falling: bool,
+    /// Whether the last reading was at or above it; `None` before the first.
+    above: Option<bool>,
+}
+
+impl TripPoint {
+    /// What a reading means to it.
+    fn see(&mut self, reading: i64) -> Option<Crossing> {
+        let above = reading >= self.value;
+        match (self.above.replace(above)?, above) {
+            (false, true) if self.rising => Some(Crossing::Rising),
+            (true, false) if self.falling => Some(Crossing::Falling),
+            _ => None,
+        }
+    }
+}
+
+/// What a guest has made of a sensor.
+#[derive(Debug)]
+struct State {
+    enabled: bool,
+    timestamps: bool,
+    interval: Duration,
+    trips: BTreeMap<u8, TripPoint>,
+    tell_trips: bool,
+    tell_updates: bool,
+    /// When it is to be read next, if it is to be.
+    due: Option<Instant>,
+    /// The hub knows that the guest wants readings at this interval.
+    wanted: Option<Duration>,
+}
+
+impl State {
+    fn new(sensor: &Sensor) -> Self {
+        Self {
+            enabled: true,
+            timestamps: false,
+            interval: sensor.default_interval,
+            trips: BTreeMap::new(),
+            tell_trips: false,
+            tell_updates: false,
+            due: None,
+            wanted: None,
+        }
+    }
+
+    fn is_read(&self) -> bool {
+        self.enabled && (self.tell_updates || self.tell_trips && !self.trips.is_empty())
+    }
+
+    /// How often it is read.
+    fn period(&self) -> Duration {
+        match self.interval {
+            Duration::ZERO => USUAL_INTERVAL,
+            interval => interval.max(Intervals::MIN),
+        }
+    }
+
+    fn config(&self) -> u32 {
+        let (number, exponent) = interval::encode(self.interval);
+        let flags = bits([(0, self.enabled), (1, self.timestamps)]);
+        number << 16 | exponent << 11 | flags
+    }
+}
+
+/// A reading that is to be told later.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    command: Header,
+    index: usize,
+    since: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Sensors {
+    view: View,
+    states: Vec<State>,
+    pending: VecDeque<Pending>,
+}
+
+impl Sensors {
+    pub(super) fn new(view: View, sensors: &[Resource<Sensor>]) -> Self {
+        let seen = (0..view.len()).filter_map(|index| view.at(sensors, index));
+        Self {
+            states: seen.map(|found| State::new(found.kind)).collect(),
+            view,
+            pending: VecDeque::new(),
+        }
+    }
+
+    fn state(&mut self, sensor: &Found<'_, Sensor>) -> Result<&mut State, Status> {
+        self.states.get_mut(sensor.index).ok_or(Status::NotFound)
+    }
+
+    /// The sensor is read from now on as its state says.
+    fn schedule(&mut self, cx: Context<'_>, sensor: &Found<'_, Sensor>) -> Result<(), Status> {
+        let state = self.state(sensor)?;
+        let wanted = state.is_read().then(|| state.period());
+        if wanted == state.wanted {
+            return Ok(());
+        }
+        state.wanted = wanted;
+        let events = sensor.kind.driver.event().is_some();
+        state.due = wanted.filter(|_| !events).map(|_| Instant::now());
+        for trip in state.trips.values_mut() {
+            trip.above = None;
+        }
+        cx.hub.want_readings(sensor.number, cx.guest, wanted);
+        Ok(())
+    }
+
+    /// When something is due.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let states = self.states.iter().filter_map(|state| state.due);
+        let pending = self.pending.front().map(|pending| pending.since);
+        states.chain(pending).min()
+    }
+
+    /// Makes a reading that is due. False when there is none.
+    pub(super) fn work(
+        &mut self,
+        cx: Context<'_>,
+        now: Instant,
+        outbox: &mut Outbox,
+    ) -> host::Result<bool> {
+        let sensors = &cx.hub.platform().sensors;
+        if let Some(Pending { command, index, .. }) = self.pending.pop_front() {
+            let Some(found) = self.view.at(sensors, index) else {
+                return Ok(true);
+            };
+            let timestamps = self.states.get(index).is_some_and(|state| state.timestamps);
+            match read(&found, timestamps) {
+                Ok(readings) => {
+                    let results = [&found.id().to_le_bytes(), &*readings.bytes].concat();
+                    outbox.respond(command, Status::Success, &results);
+                }
+                Err(error) => {
+                    let failure = Failure::Host(error);
+                    outbox.respond(command, failure.status(), &[]);
+                }
+            }
+            return Ok(true);
+        }
+        let mut states = self.states.iter_mut().enumerate();
+        let due = states.find_map(|(index, state)| {
+            state.due.filter(|due| *due <= now)?;
+            // One that is missed is not made up for.
+            state.due = Some(now + state.period());
+            Some(index)
+        });
+        let Some(index) = due else {
+            return Ok(false);
+        };
+        if let Some(found) = self.view.at(sensors, index) {
+            self.look(&found, outbox)?;
+        }
+        Ok(true)
+    }
+
+    /// There is a new reading of the platform's sensor `number`.
+    pub(super) fn changed(
+        &mut self,
+        cx: Context<'_>,
+        number: usize,
+        outbox: &mut Outbox,
+    ) -> host::Result<()> {
+        let Some(index) = self.view.position(number) else {
+            return Ok(());
+        };
+        match self.view.at(&cx.hub.platform().sensors, index) {
+            Some(found) => self.look(&found, outbox),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads a sensor, and tells what there is to tell.
+    fn look(&mut self, sensor: &Found<'_, Sensor>, outbox: &mut Outbox) -> host::Result<()> {
+        let Some(state) = self.states.get_mut(sensor.index) else {
+            return Ok(());
+        };
+        if !state.is_read() {
+            return Ok(());
+        }
+        let readings = read(sensor, state.timestamps)?;
+        let id = sensor.id();
+        let subject = |message, part| Subject {
+            protocol: Self::ID,
+            message,
+            resource: id,
+            part,
+        };
+        if state.tell_updates {
+            let head = [PLATFORM.to_le_bytes(), id.to_le_bytes()].concat();
+            outbox.notify(subject(UPDATE, 0), &[&*head, &readings.bytes].concat());
+        }
+        if state.tell_trips {
+            for (&trip, point) in &mut state.trips {
+                let Some(crossing) = point.see(readings.first) else {
+                    continue;
+                };
+                let direction = u32::from(crossing == Crossing::Rising) << 16;
+                let words = [PLATFORM, id, direction | u32::from(trip)];
+                outbox.notify_words(subject(TRIP_POINT_EVENT, trip.into()), words);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_trip_point(
+        &mut self,
+        cx: Context<'_>,
+        sensor: &Found<'_, Sensor>,
+        control: u32,
+        value: i64,
+    ) -> Result<(), Failure> {
+        if control & !0xff3 != 0 {
+            return Err(Status::InvalidParameters.into());
+        }
+        let number = (control >> 4 & 0xff) as u8;
+        if number >= sensor.kind.trip_points {
+            return Err(Status::InvalidParameters.into());
+        }
+        let (rising, falling) = (control & 1 != 0, control & 2 != 0);
+        let trips = &mut self.state(sensor)?.trips;
+        match rising || falling {
+            true => trips.insert(
+                number,
+                TripPoint {
+                    value,
+                    rising,
+                    falling,
+                    above: None,
+                },
+            ),
+            false => trips.remove(&number),
+        };
+        Ok(self.schedule(cx, sensor)?)
+    }
+
+    fn set_config(
+        &mut self,
+        cx: Context<'_>,
+        sensor: &Found<'_, Sensor>,
+        config: u32,
+    ) -> Result<(), Failure> {
+        let rounding = match config >> 9 & 3 {
+            0 => Rounding::Down,
+            1 => Rounding::Up,
+            2 => Rounding::Nearest,
+            _ => return Err(Status::InvalidParameters.into()),
+        };
+        let timestamps = config & TIMESTAMPS != 0;
+        if timestamps && !sensor.kind.timestamps {
+            return Err(Status::NotSupported.into());
+        }
+        let wanted = interval::decode(config >> 16, config >> 11);
+        let now = self.state(sensor)?.interval;
+        // What there is already, or nothing in particular, is never wrong.
+        let interval = match wanted.is_zero() || interval::encode(now) == interval::encode(wanted) {
+            true => now,
+            false => interval::round(&sensor.kind.intervals, wanted, rounding)
+                .ok_or(Status::OutOfRange)?,
+        };
+        let state = self.state(sensor)?;
+        state.enabled = config & ENABLED != 0;
+        state.timestamps = timestamps;
+        state.interval = interval;
+        Ok(self.schedule(cx, sensor)?)
+    }
+
+    fn reading(
+        &mut self,
+        cx: Context<'_>,
+        (command, sensor): (Header, &Found<'_, Sensor>),
+        flags: u32,
+        results: &mut Results<'_>,
+        outbox: &Outbox,
+    ) -> Done {
+        match flags {
+            0 => {
+                let timestamps = self.state(sensor)?.timestamps;
+                results.bytes(&read(sensor, timestamps)?.bytes)?;
+                Ok(())
+            }
+            ASYNC => {
+                cx.needs_p2a()?;
+                if sensor.kind.conversion.is_none() {
+                    return Err(Status::NotSupported.into());
+                }
+                if self.pending.len() + outbox.responses() >= MAX_PENDING {
+                    return Err(Status::Busy.into());
+                }
+                self.pending.push_back(Pending {
+                    command,
+                    index: sensor.index,
+                    since: Instant::now(),
+                });
+                Ok(())
+            }
+            _ => Err(Status::InvalidParameters.into()),
+        }
+    }
+
+    fn describe(
+        cx: Context<'_>,
+        sensor: &Found<'_, Sensor>,
+        results: &mut Results<'_>,
+    ) -> Result<(), NoRoom> {
+        let kind = sensor.kind;
+        let scalar = match &kind.shape {
+            Shape::Scalar(quantity) => Some(quantity),
+            Shape::Axes(_) => None,
+        };
+        let extended = kind.power_uw != 0 || scalar.is_some_and(is_extended);
+        let low = bits([
+            (31, cx.p2a && kind.conversion.is_some()),
+            (30, cx.p2a && kind.updates),
+            (29, is_long(sensor.name)),
+            (9, kind.timestamps),
+            (8, extended),
+        ]);
+        let timestamps = match kind.timestamps {
+            true => interval::exponent_bits(TIMESTAMP_EXPONENT) << 10,
+            false => 0,
+        };
+        let trips = if cx.p2a { kind.trip_points } else { 0 };
+        let high = match scalar {
+            Some(quantity) => unit_and_scale(quantity),
+            // Fits: there are at most `Shape::MAX_AXES`.
+            None => (kind.width() as u32) << 16 | 1 << 8,
+        };
+        results.words([sensor.id(), low | timestamps | u32::from(trips), high])?;
+        results.short_name(sensor.name)?;
+        if extended {
+            results.word(kind.power_uw)?;
+            if let Some(quantity) = scalar {
+                describe_range(quantity, results)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is in a reading, as it goes over the queues.
+struct Readings {
+    first: i64,
+    bytes: Vec<u8>,
+}
+
+/// Reads a sensor: 16 bytes for each axis, the number and the time.
+fn read(sensor: &Found<'_, Sensor>, timestamps: bool) -> host::Result<Readings> {
+    let mut values = vec![0; sensor.kind.width()];
+    let reading = sensor.kind.driver.read(&mut values)?;
+    let time = match timestamps {
+        true => reading.timestamp.unwrap_or_else(since_boot),
+        false => Duration::ZERO,
+    };
+    let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let axes = values.iter();
+    let bytes = axes.flat_map(|value| [value.to_le_bytes(), time.to_le_bytes()]);
+    Ok(Readings {
+        first: values.first().copied().unwrap_or(0),
+        bytes: bytes.flatten().collect(),
+    })
+}
+
+fn since_boot() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    // A clock that runs since the boot is not negative.
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
+}
+
+/// Whether there is more to say of a quantity than its unit.
+fn is_extended(quantity: &Quantity) -> bool {
+    quantity.resolution.is_some() || quantity.range.is_some()
+}
+
+fn unit_and_scale(quantity: &Quantity) -> u32 {
+    interval::exponent_bits(quantity.scale.into()) << 11 | u32::from(quantity.unit.0)
+}
+
+fn describe_range(quantity: &Quantity, results: &mut Results<'_>) -> Result<(), NoRoom> {
+    let resolution = quantity.resolution.map_or(0, |resolution| {
+        let exponent = interval::exponent_bits(resolution.exponent.into());
+        exponent << 27 | resolution.mantissa & 0x7ff_ffff
+    });
+    // All that there is, when that is not known.
+    let (min, max) = quantity.range.unwrap_or((i64::MIN, i64::MAX));
+    results.word(resolution)?;
+    results.double(min.cast_unsigned())?;
+    results.double(max.cast_unsigned())
+}
+
+fn describe_axis(axis: &Axis, position: usize, results: &mut Results<'_>) -> Result<(), NoRoom> {
+    let extended = is_extended(&axis.quantity);
+    results.words([
+        // Fits: there are at most `Shape::MAX_AXES`.
+        position as u32,
+        bits([(9, is_long(&axis.name)), (8, extended)]),
+        unit_and_scale(&axis.quantity),
+    ])?;
+    results.short_name(&axis.name)?;
+    match extended {
+        true => describe_range(&axis.quantity, results),
+        false => Ok(()),
+    }
+}
+
+/// The axes of a sensor that has some.
+fn axes<'a>(sensor: &Found<'a, Sensor>) -> Result<&'a [Axis], Status> {
+    match &sensor.kind.shape {
+        Shape::Axes(axes) => Ok(axes),
+        Shape::Scalar(_) => Err(Status::NotSupported),
+    }
+}
+
+/// How many axes there are in bits 0 to 5, and in bits 26 to 31 how many are left.
+fn axes_and_left(count: u32, left: u32) -> u32 {
+    count | left << 26
+}
+
+fn interval_word(interval: Duration) -> u32 {
+    let (number, exponent) = interval::encode(interval);
+    number << 5 | exponent
+}
+
+fn list_intervals(intervals: &Intervals, skip: u32, results: &mut Results<'_>) -> Done {
+    match intervals {
+        Intervals::Discrete(list) => {
+            let total = list.len();
+            results.list(
+                total,
+                skip,
+                MAX_COUNT,
+                count_and_left,
+                |results, position| results.word(interval_word(*list.get(position).ok_or(NoRoom)?)),
+            )
+        }
+        // All three, or none.
+        &Intervals::Range { min, max, step } => {
+            if skip != 0 {
+                return Err(Status::OutOfRange.into());
+            }
+            let [min, max, step] = [min, max, step].map(interval_word);
+            results.words([3 | RANGE, min, max, step])?;
+            Ok(())
+        }
+    }
+}
+
+impl Protocol for Sensors {
+    const ID: u8 = 0x15;
+    const VERSION: u32 = 0x3_0001;
+
+    fn is_there(&self) -> bool {
+        !self.view.is_empty()
+    }
+
+    fn has(&self, cx: Context<'_>, message: u8) -> bool {
+        match message {
+            TRIP_POINT_NOTIFY | TRIP_POINT_CONFIG | CONTINUOUS_UPDATE_NOTIFY => cx.p2a,
+            DESCRIPTION_GET..=AXIS_NAME_GET => true,
+            _ => false,
+        }
+    }
+
+    fn attributes(&self, cx: Context<'_>, results: &mut Results<'_>) -> Done {
+        // Fits in its byte.
+        let pending = if cx.p2a { MAX_PENDING as u32 } else { 0 };
+        // No statistics.
+        results.words([self.view.count() | pending << 16, 0, 0, 0])?;
+        Ok(())
+    }
+
+    fn command(
+        &mut self,
+        cx: Context<'_>,
+        header: Header,
+        arguments: Arguments<'_>,
+        results: &mut Results<'_>,
+        outbox: &mut Outbox,
+    ) -> Done {
+        let sensors = &cx.hub.platform().sensors;
+        match header.message() {
+            DESCRIPTION_GET => {
+                let [skip] = arguments.words()?;
+                let view = &self.view;
+                let total = view.len();
+                results.list(total, skip, MAX_COUNT, count_and_left, |results, index| {
+                    let found = view.at(sensors, index).ok_or(NoRoom)?;
+                    Self::describe(cx, &found, results)
+                })?;
+            }
+            TRIP_POINT_NOTIFY => {
+                let [id, enable] = arguments.words()?;
+                let found = self.view.find(sensors, id)?;
+                let wanted = is_subscription(enable)?;
+                if found.kind.trip_points == 0 {
+                    return Err(Status::NotSupported.into());
+                }
+                if !wanted {
+                    outbox.withdraw(Self::ID, TRIP_POINT_EVENT, id);
+                }
+                self.state(&found)?.tell_trips = wanted;
+                self.schedule(cx, &found)?;
+            }
+            TRIP_POINT_CONFIG => {
+                let [id, control, low, high] = arguments.words()?;
+                let found = self.view.find(sensors, id)?;
+                let value = u64::from(high) << 32 | u64::from(low);
+                self.set_trip_point(cx, &found, control, value.cast_signed())?;
+            }
+            READING_GET => {
+                let [id, flags] = arguments.words()?;
+                let found = self.view.find(sensors, id)?;
+                self.reading(cx, (header, &found), flags, results, outbox)?;
+            }
+            AXIS_DESCRIPTION_GET => {
+                let [id, skip] = arguments.words()?;
+                let found = self.view.find(sensors, id)?;
+                let axes = axes(&found)?;
+                let most = Shape::MAX_AXES;
+                results.list(
+                    axes.len(),
+                    skip,
+                    most,
+                    axes_and_left,
+                    |results, position| {
+                        describe_axis(axes.get(position).ok_or(NoRoom)?, position, results)
+                    },
+                )?;
+            }
+            LIST_UPDATE_INTERVALS => {
+                let [id, skip] = arguments.words()?;
+                let found = self.view.find(sensors, id)?;
+                list_intervals(&found.kind.intervals, skip, results)?;
+            }
+            CONFIG_GET => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(sensors, id)?;
+                results.word(self.state(&found)?.config())?;
+            }
+            CONFIG_SET => {
+                let [id, config] = arguments.words()?;
+                let found = self.view.find(sensors, id)?;
+                self.set_config(cx, &found, config)?;
+            }
+            CONTINUOUS_UPDATE_NOTIFY => {
+                let [id, enable] = arguments.words()?;
+                let found = self.view.find(sensors, id)?;
+                let wanted = is_subscription(enable)?;
+                if !found.kind.updates {
+                    return Err(Status::NotSupported.into());
+                }
+                if !wanted {
+                    outbox.withdraw(Self::ID, UPDATE, id);
+                }
+                self.state(&found)?.tell_updates = wanted;
+                self.schedule(cx, &found)?;
+            }
+            NAME_GET => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(sensors, id)?;
+                results.word(0)?;
+                results.long_name(found.name)?;
+            }
+            _ => {
+                let [id, skip] = arguments.words()?;
+                let found = self.view.find(sensors, id)?;
+                let axes = axes(&found)?;
+                let most = Shape::MAX_AXES;
+                results.list(
+                    axes.len(),
+                    skip,
+                    most,
+                    axes_and_left,
+                    |results, position| {
+                        let axis = axes.get(position).ok_or(NoRoom)?;
+                        // Fits: there are at most `Shape::MAX_AXES`.
+                        results.word(position as u32)?;
+                        results.long_name(&axis.name)
+                    },
+                )?;
+            }
+        }
+        Ok(())
+    }
+}

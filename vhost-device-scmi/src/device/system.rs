@@ -1,0 +1,143 @@
+//! The system power protocol (0x12).
+
+use std::time::Duration;
+
+use super::agent::{Context, Protocol, is_subscription};
+use super::outbox::{Outbox, Subject};
+use super::wire::{Arguments, Done, Header, PLATFORM, Results, Status};
+use crate::host::{Access, Guest, Resource, SystemPower, SystemState};
+use crate::hub::{Hub, SystemRequest};
+
+const STATE_SET: u8 = 0x3;
+const STATE_GET: u8 = 0x4;
+const STATE_NOTIFY: u8 = 0x5;
+
+/// The notification `SYSTEM_POWER_STATE_NOTIFIER`.
+const STATE_NOTIFIER: u8 = 0x0;
+
+/// `SYSTEM_POWER_STATE_SET`: in an orderly way.
+const GRACEFUL: u32 = 1;
+
+#[derive(Debug)]
+pub(super) struct System {
+    access: Access,
+    /// Something does what the guest asks for.
+    drives: bool,
+    timeout: Duration,
+    subscribed: bool,
+}
+
+impl System {
+    pub(super) fn new(system: Option<&Resource<SystemPower>>, guest: Guest) -> Self {
+        let access = system.map_or(Access::None, |system| system.permissions.of(guest));
+        Self {
+            access,
+            drives: system.is_some_and(|system| system.kind.driver.is_some()),
+            timeout: system.map_or(Duration::ZERO, |system| system.kind.timeout),
+            subscribed: false,
+        }
+    }
+
+    /// The host wants something of the guest.
+    pub(super) fn request(&mut self, hub: &Hub, request: SystemRequest, outbox: &mut Outbox) {
+        if !self.subscribed || hub.platform().system.is_none() {
+            return;
+        }
+        let subject = Subject {
+            protocol: Self::ID,
+            message: STATE_NOTIFIER,
+            resource: 0,
+            part: 0,
+        };
+        let timeout = match request.graceful {
+            true => u32::try_from(self.timeout.as_millis()).unwrap_or(u32::MAX),
+            false => 0,
+        };
+        let flags = u32::from(request.graceful);
+        outbox.notify_words(subject, [PLATFORM, flags, number(request.state), timeout]);
+    }
+}
+
+fn number(state: SystemState) -> u32 {
+    match state {
+        SystemState::Shutdown => 0,
+        SystemState::ColdReset => 1,
+        SystemState::WarmReset => 2,
+        SystemState::PowerUp => 3,
+        SystemState::Suspend => 4,
+    }
+}
+
+fn state(number: u32) -> Result<SystemState, Status> {
+    Ok(match number {
+        0 => SystemState::Shutdown,
+        1 => SystemState::ColdReset,
+        2 => SystemState::WarmReset,
+        3 => SystemState::PowerUp,
+        4 => SystemState::Suspend,
+        _ => return Err(Status::InvalidParameters),
+    })
+}
+
+impl Protocol for System {
+    const ID: u8 = 0x12;
+    const VERSION: u32 = 0x2_0001;
+
+    fn is_there(&self) -> bool {
+        self.access >= Access::Read
+    }
+
+    fn has(&self, cx: Context<'_>, message: u8) -> bool {
+        match message {
+            STATE_SET => self.drives,
+            STATE_GET => true,
+            STATE_NOTIFY => cx.p2a,
+            _ => false,
+        }
+    }
+
+    fn attributes(&self, _cx: Context<'_>, results: &mut Results<'_>) -> Done {
+        results.word(0)?;
+        Ok(())
+    }
+
+    fn command(
+        &mut self,
+        cx: Context<'_>,
+        header: Header,
+        arguments: Arguments<'_>,
+        results: &mut Results<'_>,
+        outbox: &mut Outbox,
+    ) -> Done {
+        match header.message() {
+            STATE_SET => {
+                let [flags, wanted] = arguments.words()?;
+                if self.access < Access::Control {
+                    return Err(Status::Denied.into());
+                }
+                let wanted = state(wanted)?;
+                if flags & !GRACEFUL != 0 {
+                    return Err(Status::InvalidParameters.into());
+                }
+                let system = cx.hub.platform().system.as_ref();
+                let driver = system.and_then(|system| system.kind.driver.as_ref());
+                let driver = driver.ok_or(Status::NotSupported)?;
+                driver.request(cx.guest, wanted, flags == GRACEFUL)?;
+            }
+            STATE_GET => {
+                arguments.none()?;
+                // It could not ask else.
+                results.word(number(SystemState::PowerUp))?;
+            }
+            _ => {
+                let [enable] = arguments.words()?;
+                self.subscribed = is_subscription(enable)?;
+                if !self.subscribed {
+                    outbox.withdraw(Self::ID, STATE_NOTIFIER, 0);
+                }
+                cx.hub.listen(cx.guest, self.subscribed);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,195 @@
+//! The voltage domain protocol (0x17).
+
+use super::agent::{Context, Found, Protocol, View};
+use super::outbox::Outbox;
+use super::wire::{
+    Arguments, Done, Header, MAX_COUNT, NoRoom, Results, Status, bits, count_and_left, is_long,
+};
+use crate::host::{Levels, ResourceId, Voltage};
+
+const DOMAIN_ATTRIBUTES: u8 = 0x3;
+const DESCRIBE_LEVELS: u8 = 0x4;
+const CONFIG_SET: u8 = 0x5;
+const CONFIG_GET: u8 = 0x6;
+const LEVEL_SET: u8 = 0x7;
+const LEVEL_GET: u8 = 0x8;
+const DOMAIN_NAME_GET: u8 = 0x9;
+
+/// The mode of a domain that is off, and of one that is on.
+const OFF: u32 = 0;
+const ON: u32 = 7;
+
+/// `VOLTAGE_LEVEL_SET`: answer at once, and tell later.
+const ASYNC: u32 = 1;
+
+/// `VOLTAGE_DESCRIBE_LEVELS`: three numbers are the lowest, the highest and the step.
+const RANGE: u32 = 1 << 12;
+
+#[derive(Debug)]
+pub(super) struct Voltages {
+    view: View,
+}
+
+/// Whether a domain has a level.
+fn is_level(levels: &Levels, level: i32) -> bool {
+    match levels {
+        Levels::Discrete(levels) => levels.contains(&level),
+        &Levels::Range { min, max, step } => {
+            let above = i64::from(level) - i64::from(min);
+            (min..=max).contains(&level) && above.checked_rem(step.into()) == Some(0)
+        }
+    }
+}
+
+/// A signed number on the wire.
+fn word(level: i32) -> u32 {
+    level.cast_unsigned()
+}
+
+impl Voltages {
+    pub(super) fn new(view: View) -> Self {
+        Self { view }
+    }
+
+    fn describe_levels(domain: &Found<'_, Voltage>, skip: u32, results: &mut Results<'_>) -> Done {
+        match &domain.kind.levels {
+            Levels::Discrete(levels) => {
+                let total = levels.len();
+                results.list(
+                    total,
+                    skip,
+                    MAX_COUNT,
+                    count_and_left,
+                    |results, position| results.word(word(*levels.get(position).ok_or(NoRoom)?)),
+                )
+            }
+            // All three, or none.
+            &Levels::Range { min, max, step } => {
+                if skip != 0 {
+                    return Err(Status::OutOfRange.into());
+                }
+                results.words([3 | RANGE, word(min), word(max), word(step)])?;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Protocol for Voltages {
+    const ID: u8 = 0x17;
+    const VERSION: u32 = 0x2_0001;
+
+    fn is_there(&self) -> bool {
+        !self.view.is_empty()
+    }
+
+    fn has(&self, _cx: Context<'_>, message: u8) -> bool {
+        (DOMAIN_ATTRIBUTES..=DOMAIN_NAME_GET).contains(&message)
+    }
+
+    fn attributes(&self, _cx: Context<'_>, results: &mut Results<'_>) -> Done {
+        results.word(self.view.count())?;
+        Ok(())
+    }
+
+    fn command(
+        &mut self,
+        cx: Context<'_>,
+        header: Header,
+        arguments: Arguments<'_>,
+        results: &mut Results<'_>,
+        _outbox: &mut Outbox,
+    ) -> Done {
+        let domains = &cx.hub.platform().voltages;
+        match header.message() {
+            DOMAIN_ATTRIBUTES => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                results.word(bits([(30, is_long(found.name))]))?;
+                results.short_name(found.name)?;
+            }
+            DESCRIBE_LEVELS => {
+                let [id, skip] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                Self::describe_levels(&found, skip, results)?;
+            }
+            CONFIG_SET => {
+                let [id, config] = arguments.words()?;
+                let found = self.view.find(domains, id)?.controlled()?;
+                let enabled = match config {
+                    ON => true,
+                    OFF => false,
+                    _ => return Err(Status::InvalidParameters.into()),
+                };
+                match found.kind.gate {
+                    true => {
+                        let id = ResourceId::Voltage(found.number);
+                        cx.hub.wish_enabled(id, cx.guest, enabled)?;
+                    }
+                    false if enabled => {}
+                    false => return Err(Status::NotSupported.into()),
+                }
+            }
+            CONFIG_GET => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                let enabled = !found.kind.gate || found.kind.driver.is_enabled()?;
+                results.word(if enabled { ON } else { OFF })?;
+            }
+            LEVEL_SET => {
+                let [id, flags, level] = arguments.words()?;
+                let found = self.view.find(domains, id)?.controlled()?;
+                match flags {
+                    0 => {}
+                    ASYNC => return Err(Status::NotSupported.into()),
+                    _ => return Err(Status::InvalidParameters.into()),
+                }
+                let level = level.cast_signed();
+                if !is_level(&found.kind.levels, level) {
+                    return Err(Status::OutOfRange.into());
+                }
+                found.kind.driver.set_level(level)?;
+                let id = ResourceId::Voltage(found.number);
+                cx.hub.changed(id, Some(cx.guest));
+            }
+            LEVEL_GET => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                results.word(word(found.kind.driver.level()?))?;
+            }
+            _ => {
+                let [id] = arguments.words()?;
+                let found = self.view.find(domains, id)?;
+                results.word(0)?;
+                results.long_name(found.name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_levels_are_those_of_the_list_or_the_range() {
+        let list = Levels::Discrete(vec![-5, 0, 7]);
+        let range = Levels::Range {
+            min: i32::MIN,
+            max: i32::MAX,
+            step: 2,
+        };
+        for (level, in_list, in_range) in [
+            (-5, true, false),
+            (0, true, true),
+            (7, true, false),
+            (8, false, true),
+            (i32::MIN, false, true),
+            (i32::MAX, false, false),
+        ] {
+            assert_eq!(is_level(&list, level), in_list, "{level}");
+            assert_eq!(is_level(&range, level), in_range, "{level}");
+        }
+    }
+}

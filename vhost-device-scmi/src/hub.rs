@@ -1,0 +1,330 @@
+//! What the guests share: the platform, what each wants of it, and the news about it.
+//!
+//! A guest's device runs on a thread of its own. What one of them changes, or the host, comes to
+//! the others through their [`Inbox`]: that a resource has changed and who did it, once for each
+//! resource however often it happened. The device looks itself at what it is now.
+//!
+//! Where it is dangerous to do what the last guest said, each guest has a wish, and the platform
+//! does the one that serves them all: a clock, a regulator or a power domain is on for as long as
+//! one guest wants it on, and a power cap is the lowest that one of them wants.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::host::{
+    Access, Error, Guest, Permissions, Platform, PowerState, ResourceId, Result, SystemState,
+};
+
+/// The platform and what its guests have to do with each other through it.
+#[derive(Debug)]
+pub struct Hub {
+    platform: Platform,
+    inboxes: Mutex<BTreeMap<Guest, Arc<Post>>>,
+    /// By resource; those that cannot be wished for are not in it. A lock is held while its
+    /// resource is changed.
+    wishes: BTreeMap<ResourceId, Mutex<BTreeMap<Guest, u32>>>,
+    /// At which intervals guests want to be told of a sensor, by its number.
+    intervals: Mutex<BTreeMap<usize, BTreeMap<Guest, Duration>>>,
+    /// The guests that want to be told when they shall shut down.
+    listening: Mutex<BTreeSet<Guest>>,
+}
+
+/// The wish that a clock or a regulator is on.
+const ON: u32 = 0;
+
+/// The wish that it is off. Of several wishes the lowest counts.
+const OFF: u32 = 1;
+
+/// The wish that a power is not capped.
+const NO_CAP: u32 = u32::MAX;
+
+/// What the host wants of a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SystemRequest {
+    /// What it shall do.
+    pub state: SystemState,
+    /// Whether it has the time to do it in an orderly way.
+    pub graceful: bool,
+}
+
+/// News for a guest.
+#[derive(Debug, Default)]
+pub struct News {
+    /// The resources that have changed, with the guest that did it last, if a guest did.
+    pub changes: BTreeMap<ResourceId, Option<Guest>>,
+    /// What the host wants of the guest.
+    pub system: Option<SystemRequest>,
+}
+
+#[derive(Debug)]
+struct Post {
+    /// Readable while there are news.
+    fd: OwnedFd,
+    news: Mutex<News>,
+}
+
+impl Post {
+    fn add(&self, add: impl FnOnce(&mut News)) {
+        add(&mut lock(&self.news));
+        // Fails only when the count is full: then it is readable.
+        let _ = rustix::io::write(&self.fd, &1_u64.to_ne_bytes());
+    }
+}
+
+/// Where the news for a guest arrive, for as long as it is connected. With it go the guest's
+/// wishes.
+#[derive(Debug)]
+pub struct Inbox {
+    guest: Guest,
+    hub: Arc<Hub>,
+    post: Arc<Post>,
+}
+
+impl Inbox {
+    /// Takes the news.
+    pub fn take(&self) -> News {
+        // Fails when there are none. Read first: what is added behind it is seen at once or makes
+        // it readable again.
+        let _ = rustix::io::read(&self.post.fd, &mut [0; 8]);
+        std::mem::take(&mut *lock(&self.post.news))
+    }
+}
+
+impl AsFd for Inbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.post.fd.as_fd()
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        self.hub.forget(self.guest);
+        let mut inboxes = lock(&self.hub.inboxes);
+        // The guest may have another connection already.
+        let ours = |post: &Arc<Post>| Arc::ptr_eq(post, &self.post);
+        if inboxes.get(&self.guest).is_some_and(ours) {
+            inboxes.remove(&self.guest);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Poisoned or not, each entry is whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Hub {
+    /// A hub around a platform.
+    pub fn new(platform: Platform) -> Self {
+        let ids = platform.drivers().map(|(id, _)| id);
+        let wishes = ids
+            .filter(|id| {
+                matches!(
+                    id,
+                    ResourceId::Clock(_)
+                        | ResourceId::Power(_)
+                        | ResourceId::Voltage(_)
+                        | ResourceId::Powercap(_)
+                )
+            })
+            .map(|id| (id, Mutex::default()))
+            .collect();
+        Self {
+            platform,
+            inboxes: Mutex::default(),
+            wishes,
+            intervals: Mutex::default(),
+            listening: Mutex::default(),
+        }
+    }
+
+    /// The platform.
+    pub fn platform(&self) -> &Platform {
+        &self.platform
+    }
+
+    /// News for a guest from now on.
+    ///
+    /// # Errors
+    /// When the system has no descriptors left.
+    pub fn inbox(self: &Arc<Self>, guest: Guest) -> io::Result<Inbox> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let post = Arc::new(Post {
+            fd: eventfd(0, flags)?,
+            news: Mutex::default(),
+        });
+        lock(&self.inboxes).insert(guest, Arc::clone(&post));
+        Ok(Inbox {
+            guest,
+            hub: Arc::clone(self),
+            post,
+        })
+    }
+
+    /// Tells all guests that may see it that a resource may have changed.
+    pub fn changed(&self, id: ResourceId, by: Option<Guest>) {
+        let Some(permissions) = self.permissions(id) else {
+            return;
+        };
+        for (guest, post) in lock(&self.inboxes).iter() {
+            if permissions.of(*guest) >= Access::Read {
+                post.add(|news| {
+                    news.changes.insert(id, by);
+                });
+            }
+        }
+    }
+
+    /// A guest wants, or does not want, to be told what the host wants of it.
+    pub fn listen(&self, guest: Guest, wanted: bool) {
+        let mut listening = lock(&self.listening);
+        match wanted {
+            true => listening.insert(guest),
+            false => listening.remove(&guest),
+        };
+    }
+
+    /// Tells a guest what the host wants of it, or all that listen. The guests that were told.
+    pub fn ask(&self, guest: Option<Guest>, request: SystemRequest) -> Vec<Guest> {
+        let listening = lock(&self.listening).clone();
+        let inboxes = lock(&self.inboxes);
+        let wanted = listening
+            .into_iter()
+            .filter(|other| guest.is_none_or(|guest| guest == *other));
+        wanted
+            .filter(|guest| {
+                let post = inboxes.get(guest);
+                if let Some(post) = post {
+                    post.add(|news| news.system = Some(request));
+                }
+                post.is_some()
+            })
+            .collect()
+    }
+
+    fn permissions(&self, id: ResourceId) -> Option<&Permissions> {
+        let platform = &self.platform;
+        Some(match id {
+            ResourceId::Power(number) => &platform.powers.get(number)?.permissions,
+            ResourceId::System => &platform.system.as_ref()?.permissions,
+            ResourceId::Performance(number) => &platform.performances.get(number)?.permissions,
+            ResourceId::Clock(number) => &platform.clocks.get(number)?.permissions,
+            ResourceId::Sensor(number) => &platform.sensors.get(number)?.permissions,
+            ResourceId::Reset(number) => &platform.resets.get(number)?.permissions,
+            ResourceId::Voltage(number) => &platform.voltages.get(number)?.permissions,
+            ResourceId::Powercap(number) => &platform.powercaps.get(number)?.permissions,
+        })
+    }
+
+    /// A guest wants a clock or a regulator to be on or off.
+    ///
+    /// # Errors
+    /// The hardware's; then the wish is not taken.
+    pub fn wish_enabled(&self, id: ResourceId, guest: Guest, enabled: bool) -> Result<()> {
+        self.wish(id, guest, if enabled { ON } else { OFF })
+    }
+
+    /// A guest wants a power domain to have a state. Of several, it gets the one with the lowest
+    /// number: on before what keeps context, and that before what loses it.
+    ///
+    /// # Errors
+    /// The hardware's; then the wish is not taken.
+    pub fn wish_state(&self, domain: usize, guest: Guest, state: PowerState) -> Result<()> {
+        self.wish(ResourceId::Power(domain), guest, state.0)
+    }
+
+    /// A guest wants a cap, or none.
+    ///
+    /// # Errors
+    /// The hardware's; then the wish is not taken.
+    pub fn wish_cap(&self, domain: usize, guest: Guest, cap: Option<u32>) -> Result<()> {
+        self.wish(ResourceId::Powercap(domain), guest, cap.unwrap_or(NO_CAP))
+    }
+
+    fn wish(&self, id: ResourceId, guest: Guest, value: u32) -> Result<()> {
+        let mut wishes = lock(self.wishes.get(&id).ok_or(Error::NotFound)?);
+        let others = wishes.iter().filter(|(other, _)| **other != guest);
+        let lowest = others.map(|(_, &value)| value).fold(value, u32::min);
+        self.apply(id, lowest)?;
+        wishes.insert(guest, value);
+        drop(wishes);
+        self.changed(id, Some(guest));
+        Ok(())
+    }
+
+    fn apply(&self, id: ResourceId, value: u32) -> Result<()> {
+        let platform = &self.platform;
+        match id {
+            ResourceId::Clock(number) => {
+                let clock = platform.clocks.get(number).ok_or(Error::NotFound)?;
+                clock.kind.driver.set_enabled(value == ON)
+            }
+            ResourceId::Voltage(number) => {
+                let voltage = platform.voltages.get(number).ok_or(Error::NotFound)?;
+                voltage.kind.driver.set_enabled(value == ON)
+            }
+            ResourceId::Power(number) => {
+                let power = platform.powers.get(number).ok_or(Error::NotFound)?;
+                power.kind.driver.set_state(PowerState(value))
+            }
+            ResourceId::Powercap(number) => {
+                let powercap = platform.powercaps.get(number).ok_or(Error::NotFound)?;
+                let cap = (value != NO_CAP).then_some(value);
+                powercap.kind.driver.set_cap(cap)
+            }
+            _ => Err(Error::NotSupported),
+        }
+    }
+
+    /// The interval at which a guest wants to be told of a sensor, or that it does not want to be
+    /// told any more. The driver is told when the shortest of all has changed.
+    pub fn want_readings(&self, sensor: usize, guest: Guest, interval: Option<Duration>) {
+        let Some(resource) = self.platform.sensors.get(sensor) else {
+            return;
+        };
+        let mut intervals = lock(&self.intervals);
+        let wanted = intervals.entry(sensor).or_default();
+        let before = wanted.values().min().copied();
+        match interval {
+            Some(interval) => wanted.insert(guest, interval),
+            None => wanted.remove(&guest),
+        };
+        let after = wanted.values().min().copied();
+        if before != after
+            && let Err(error) = resource.kind.driver.set_interval(after)
+        {
+            log::warn!("the sensor {}: {error}", resource.name);
+        }
+    }
+
+    /// A guest has gone, or begins anew: it wants nothing any more. What others want holds; where
+    /// nobody wants anything, all stays as it is.
+    pub fn forget(&self, guest: Guest) {
+        self.listen(guest, false);
+        for (&id, wishes) in &self.wishes {
+            let mut wishes = lock(wishes);
+            if wishes.remove(&guest).is_none() {
+                continue;
+            }
+            let Some(lowest) = wishes.values().min().copied() else {
+                continue;
+            };
+            match self.apply(id, lowest) {
+                Ok(()) => {
+                    drop(wishes);
+                    self.changed(id, None);
+                }
+                Err(error) => log::warn!("{id:?} without guest {guest}: {error}"),
+            }
+        }
+        let sensors: Vec<_> = lock(&self.intervals).keys().copied().collect();
+        for sensor in sensors {
+            self.want_readings(sensor, guest, None);
+        }
+    }
+}
