@@ -11,8 +11,8 @@
 //! | `REQUEST`, `REQUEST GUEST` | `told GUEST…`: those that were asked |
 //! | anything else | `error: …` |
 //!
-//! `PROTOCOL` is `power`, `performance`, `clock`, `sensor`, `reset`, `voltage`, `powercap` or
-//! `system`. `REQUEST` is `shutdown`, `reboot` or `suspend`, with `force-` before it when it is
+//! `PROTOCOL` is `power`, `performance`, `clock`, `sensor`, `reset`, `voltage`, `powercap`,
+//! `pinctrl` or `system`. `REQUEST` is `shutdown`, `reboot` or `suspend`, with `force-` before it when it is
 //! not an orderly one; `GUEST` is a guest's number.
 
 use std::path::Path;
@@ -48,6 +48,7 @@ fn full_name(platform: &Platform, id: ResourceId) -> Option<String> {
         ResourceId::Reset(number) => ("reset", &platform.resets.get(number)?.name),
         ResourceId::Voltage(number) => ("voltage", &platform.voltages.get(number)?.name),
         ResourceId::Powercap(number) => ("powercap", &platform.powercaps.get(number)?.name),
+        ResourceId::Pinctrl => ("pinctrl", &platform.pinctrl.as_ref()?.name),
     };
     Some(format!("{protocol}:{name}"))
 }
@@ -165,8 +166,11 @@ mod tests {
     fn test_a_change_is_news() {
         let hub = hub();
         let inbox = hub.inbox(0).unwrap();
+        let other = hub.inbox(1).unwrap();
+        hub.watch(ResourceId::Sensor(5), 0, true);
         obey("sensor:fan=77", &hub).unwrap();
         obey("sensor:fan", &hub).unwrap();
+        assert!(other.take().changes.is_empty(), "it has not asked");
         let changes = inbox.take().changes;
         assert_eq!(
             changes.into_iter().collect::<Vec<_>>(),

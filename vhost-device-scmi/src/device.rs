@@ -7,7 +7,7 @@
 //! | part | does |
 //! |---|---|
 //! | `agent` | what one guest sees and has asked for; the commands of all protocols |
-//! | `base` to `powercap` | the commands of one protocol each |
+//! | `base` to `pinctrl` | the commands of one protocol each |
 //! | `interval` | times between readings, as they are written |
 //! | `outbox` | what waits for a buffer of the event queue |
 //! | `wire` | headers, statuses, names, lists |
@@ -35,6 +35,7 @@ mod clock;
 mod interval;
 mod outbox;
 mod performance;
+mod pinctrl;
 mod power;
 mod powercap;
 mod reset;

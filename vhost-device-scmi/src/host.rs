@@ -23,6 +23,7 @@ mod check;
 mod clock;
 mod performance;
 mod permissions;
+mod pinctrl;
 mod power;
 mod powercap;
 mod reset;
@@ -35,6 +36,7 @@ pub use check::Invalid;
 pub use clock::{Clock, ClockDriver, Rates};
 pub use performance::{Limits, Performance, PerformanceDriver, PerformanceLevel, PowerScale};
 pub use permissions::{Access, Guest, Permissions};
+pub use pinctrl::{Members, PinSetting, Pinctrl, PinctrlDriver, Pins};
 pub use power::{Power, PowerDriver, PowerState};
 pub use powercap::{Powercap, PowercapDriver};
 pub use reset::{Reset, ResetDriver};
@@ -68,6 +70,9 @@ pub enum Error {
     /// Not now. `BUSY`.
     #[error("busy")]
     Busy,
+    /// Somebody else has it. `IN_USE`.
+    #[error("in use")]
+    InUse,
     /// Anything else. `HARDWARE_ERROR`.
     #[error(transparent)]
     Hardware(io::Error),
@@ -177,6 +182,8 @@ pub struct Platform {
     pub voltages: Vec<Resource<Voltage>>,
     /// Power capping domains, protocol 0x18.
     pub powercaps: Vec<Resource<Powercap>>,
+    /// The pin controller, protocol 0x19, if guests have it.
+    pub pinctrl: Option<Resource<Pinctrl>>,
 }
 
 /// A resource of a [`Platform`], by protocol and number.
@@ -198,6 +205,8 @@ pub enum ResourceId {
     Voltage(usize),
     /// Of [`Platform::powercaps`].
     Powercap(usize),
+    /// [`Platform::pinctrl`].
+    Pinctrl,
 }
 
 impl Platform {
@@ -216,6 +225,9 @@ impl Platform {
         let resets = numbered(&self.resets, ResourceId::Reset, |kind| &*kind.driver);
         let voltages = numbered(&self.voltages, ResourceId::Voltage, |kind| &*kind.driver);
         let powercaps = numbered(&self.powercaps, ResourceId::Powercap, |kind| &*kind.driver);
+        let pinctrl = self.pinctrl.iter();
+        let pinctrl =
+            pinctrl.map(|resource| (ResourceId::Pinctrl, &*resource.kind.driver as &dyn Driver));
         powers
             .chain(system)
             .chain(performances)
@@ -224,6 +236,7 @@ impl Platform {
             .chain(resets)
             .chain(voltages)
             .chain(powercaps)
+            .chain(pinctrl)
     }
 }
 

@@ -16,9 +16,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::host::{
-    Access, Error, Guest, Permissions, Platform, PowerState, ResourceId, Result, SystemState,
-};
+use crate::host::{Error, Guest, Platform, PowerState, ResourceId, Result, SystemState};
 
 /// The platform and what its guests have to do with each other through it.
 #[derive(Debug)]
@@ -28,8 +26,14 @@ pub struct Hub {
     /// By resource; those that cannot be wished for are not in it. A lock is held while its
     /// resource is changed.
     wishes: BTreeMap<ResourceId, Mutex<BTreeMap<Guest, u32>>>,
-    /// At which intervals guests want to be told of a sensor, by its number.
-    intervals: Mutex<BTreeMap<usize, BTreeMap<Guest, Duration>>>,
+    /// By sensor: at which intervals guests want to be told of it. A lock is held while the driver
+    /// is told.
+    intervals: Vec<Mutex<BTreeMap<Guest, Duration>>>,
+    /// The guests that want to be told of a resource: no others are woken when it changes, so that
+    /// a guest cannot keep those busy that have nothing to do with it.
+    watching: Mutex<BTreeMap<ResourceId, BTreeSet<Guest>>>,
+    /// The pins that guests have requested, by their positions.
+    pins: Mutex<BTreeMap<usize, Guest>>,
     /// The guests that want to be told when they shall shut down.
     listening: Mutex<BTreeSet<Guest>>,
 }
@@ -70,9 +74,13 @@ struct Post {
 
 impl Post {
     fn add(&self, add: impl FnOnce(&mut News)) {
-        add(&mut lock(&self.news));
-        // Fails only when the count is full: then it is readable.
-        let _ = rustix::io::write(&self.fd, &1_u64.to_ne_bytes());
+        let mut news = lock(&self.news);
+        let first = news.changes.is_empty() && news.system.is_none();
+        add(&mut news);
+        if first {
+            // Fails only when the count is full: then it is readable.
+            let _ = rustix::io::write(&self.fd, &1_u64.to_ne_bytes());
+        }
     }
 }
 
@@ -135,10 +143,12 @@ impl Hub {
             .map(|id| (id, Mutex::default()))
             .collect();
         Self {
+            intervals: platform.sensors.iter().map(|_| Mutex::default()).collect(),
             platform,
             inboxes: Mutex::default(),
             wishes,
-            intervals: Mutex::default(),
+            watching: Mutex::default(),
+            pins: Mutex::default(),
             listening: Mutex::default(),
         }
     }
@@ -166,17 +176,27 @@ impl Hub {
         })
     }
 
-    /// Tells all guests that may see it that a resource may have changed.
+    /// A guest wants to be told of a resource, or does not want it any more.
+    pub fn watch(&self, id: ResourceId, guest: Guest, wanted: bool) {
+        let mut watching = lock(&self.watching);
+        let guests = watching.entry(id).or_default();
+        match wanted {
+            true => guests.insert(guest),
+            false => guests.remove(&guest),
+        };
+    }
+
+    /// Tells all guests that want to know that a resource may have changed.
     pub fn changed(&self, id: ResourceId, by: Option<Guest>) {
-        let Some(permissions) = self.permissions(id) else {
+        let watching = lock(&self.watching);
+        let Some(guests) = watching.get(&id).filter(|guests| !guests.is_empty()) else {
             return;
         };
-        for (guest, post) in lock(&self.inboxes).iter() {
-            if permissions.of(*guest) >= Access::Read {
-                post.add(|news| {
-                    news.changes.insert(id, by);
-                });
-            }
+        let inboxes = lock(&self.inboxes);
+        for post in guests.iter().filter_map(|guest| inboxes.get(guest)) {
+            post.add(|news| {
+                news.changes.insert(id, by);
+            });
         }
     }
 
@@ -205,20 +225,6 @@ impl Hub {
                 post.is_some()
             })
             .collect()
-    }
-
-    fn permissions(&self, id: ResourceId) -> Option<&Permissions> {
-        let platform = &self.platform;
-        Some(match id {
-            ResourceId::Power(number) => &platform.powers.get(number)?.permissions,
-            ResourceId::System => &platform.system.as_ref()?.permissions,
-            ResourceId::Performance(number) => &platform.performances.get(number)?.permissions,
-            ResourceId::Clock(number) => &platform.clocks.get(number)?.permissions,
-            ResourceId::Sensor(number) => &platform.sensors.get(number)?.permissions,
-            ResourceId::Reset(number) => &platform.resets.get(number)?.permissions,
-            ResourceId::Voltage(number) => &platform.voltages.get(number)?.permissions,
-            ResourceId::Powercap(number) => &platform.powercaps.get(number)?.permissions,
-        })
     }
 
     /// A guest wants a clock or a regulator to be on or off.
@@ -281,14 +287,54 @@ impl Hub {
         }
     }
 
+    /// Whether a guest may set pins: none of them is another's.
+    ///
+    /// # Errors
+    /// [`Error::InUse`].
+    pub fn may_set_pins(&self, guest: Guest, pins: &[usize]) -> Result<()> {
+        let owners = lock(&self.pins);
+        let owned = pins.iter().filter_map(|pin| owners.get(pin));
+        match owned.into_iter().all(|owner| *owner == guest) {
+            true => Ok(()),
+            false => Err(Error::InUse),
+        }
+    }
+
+    /// A guest wants pins to be its own.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] when one of them is another's; then it gets none.
+    pub fn request_pins(&self, guest: Guest, pins: &[usize]) -> Result<()> {
+        let mut owners = lock(&self.pins);
+        let mut owned = pins.iter().filter_map(|pin| owners.get(pin));
+        if owned.any(|owner| *owner != guest) {
+            return Err(Error::InUse);
+        }
+        owners.extend(pins.iter().map(|pin| (*pin, guest)));
+        Ok(())
+    }
+
+    /// A guest gives pins back.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] when one of them is not its own; then it keeps all.
+    pub fn release_pins(&self, guest: Guest, pins: &[usize]) -> Result<()> {
+        let mut owners = lock(&self.pins);
+        if pins.iter().any(|pin| owners.get(pin) != Some(&guest)) {
+            return Err(Error::Denied);
+        }
+        owners.retain(|pin, _| !pins.contains(pin));
+        Ok(())
+    }
+
     /// The interval at which a guest wants to be told of a sensor, or that it does not want to be
     /// told any more. The driver is told when the shortest of all has changed.
     pub fn want_readings(&self, sensor: usize, guest: Guest, interval: Option<Duration>) {
-        let Some(resource) = self.platform.sensors.get(sensor) else {
+        let resource = self.platform.sensors.get(sensor);
+        let (Some(resource), Some(wanted)) = (resource, self.intervals.get(sensor)) else {
             return;
         };
-        let mut intervals = lock(&self.intervals);
-        let wanted = intervals.entry(sensor).or_default();
+        let mut wanted = lock(wanted);
         let before = wanted.values().min().copied();
         match interval {
             Some(interval) => wanted.insert(guest, interval),
@@ -306,6 +352,10 @@ impl Hub {
     /// nobody wants anything, all stays as it is.
     pub fn forget(&self, guest: Guest) {
         self.listen(guest, false);
+        lock(&self.pins).retain(|_, owner| *owner != guest);
+        for guests in lock(&self.watching).values_mut() {
+            guests.remove(&guest);
+        }
         for (&id, wishes) in &self.wishes {
             let mut wishes = lock(wishes);
             if wishes.remove(&guest).is_none() {
@@ -322,9 +372,154 @@ impl Hub {
                 Err(error) => log::warn!("{id:?} without guest {guest}: {error}"),
             }
         }
-        let sensors: Vec<_> = lock(&self.intervals).keys().copied().collect();
-        for sensor in sensors {
+        for sensor in 0..self.intervals.len() {
             self.want_readings(sensor, guest, None);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{Clock, ClockDriver, Driver, Reading, Resource, Sensor, SensorDriver, sim};
+
+    /// Hardware that notes what it is told, and may fail.
+    #[derive(Debug, Default)]
+    struct Noted {
+        enabled: Mutex<Vec<bool>>,
+        intervals: Mutex<Vec<Option<Duration>>>,
+        broken: Mutex<bool>,
+    }
+
+    impl Driver for Noted {
+        fn backing(&self) -> String {
+            "noted".to_owned()
+        }
+    }
+
+    impl ClockDriver for Noted {
+        fn rate(&self) -> Result<u64> {
+            Ok(0)
+        }
+
+        fn set_rate(&self, _rate: u64) -> Result<()> {
+            Ok(())
+        }
+
+        fn is_enabled(&self) -> Result<bool> {
+            Ok(lock(&self.enabled).last() == Some(&true))
+        }
+
+        fn set_enabled(&self, enabled: bool) -> Result<()> {
+            if *lock(&self.broken) {
+                return Err(Error::Busy);
+            }
+            lock(&self.enabled).push(enabled);
+            Ok(())
+        }
+    }
+
+    impl SensorDriver for Noted {
+        fn read(&self, _values: &mut [i64]) -> Result<Reading> {
+            Ok(Reading::default())
+        }
+
+        fn set_interval(&self, interval: Option<Duration>) -> Result<()> {
+            lock(&self.intervals).push(interval);
+            Ok(())
+        }
+    }
+
+    const CLOCK: ResourceId = ResourceId::Clock(0);
+
+    fn hub() -> (Arc<Hub>, Arc<Noted>) {
+        let noted = Arc::new(Noted::default());
+        let sim = sim::platform();
+        let clock = Resource {
+            kind: Clock {
+                driver: Arc::clone(&noted) as _,
+                ..sim.clocks[1].kind.clone()
+            },
+            ..sim.clocks[1].clone()
+        };
+        let sensor = Resource {
+            kind: Sensor {
+                driver: Arc::clone(&noted) as _,
+                ..sim.sensors[0].kind.clone()
+            },
+            ..sim.sensors[0].clone()
+        };
+        let platform = Platform {
+            clocks: vec![clock],
+            sensors: vec![sensor],
+            ..Platform::default()
+        };
+        (Arc::new(Hub::new(platform)), noted)
+    }
+
+    #[test]
+    fn test_a_clock_is_on_for_as_long_as_one_guest_wants_it() {
+        let (hub, noted) = hub();
+        for (guest, enabled) in [(0, true), (1, true), (0, false), (1, false)] {
+            hub.wish_enabled(CLOCK, guest, enabled).unwrap();
+        }
+        assert_eq!(*lock(&noted.enabled), [true, true, true, false]);
+        hub.wish_enabled(CLOCK, 0, true).unwrap();
+        // Guest 1 wants it off still.
+        hub.forget(0);
+        assert_eq!(lock(&noted.enabled)[4..], [true, false]);
+        // Nobody is left who wants anything.
+        hub.forget(1);
+        assert_eq!(lock(&noted.enabled).len(), 6);
+    }
+
+    #[test]
+    fn test_what_fails_is_not_wished() {
+        let (hub, noted) = hub();
+        hub.wish_enabled(CLOCK, 0, false).unwrap();
+        *lock(&noted.broken) = true;
+        assert!(hub.wish_enabled(CLOCK, 0, true).is_err());
+        *lock(&noted.broken) = false;
+        hub.wish_enabled(CLOCK, 1, false).unwrap();
+        assert_eq!(*lock(&noted.enabled), [false, false]);
+        assert!(hub.wish_enabled(ResourceId::Clock(9), 0, true).is_err());
+        assert!(hub.wish_enabled(ResourceId::Sensor(0), 0, true).is_err());
+    }
+
+    #[test]
+    fn test_a_driver_is_told_the_shortest_interval() {
+        let (hub, noted) = hub();
+        let ms = |ms| Some(Duration::from_millis(ms));
+        hub.want_readings(0, 0, ms(100));
+        hub.want_readings(0, 1, ms(200));
+        hub.want_readings(0, 1, ms(50));
+        hub.want_readings(0, 0, None);
+        hub.forget(1);
+        hub.want_readings(7, 0, ms(1));
+        assert_eq!(*lock(&noted.intervals), [ms(100), ms(50), None]);
+    }
+
+    #[test]
+    fn test_news_come_once_to_those_who_want_them() {
+        let (hub, _) = hub();
+        let inboxes = [0, 1].map(|guest| hub.inbox(guest).unwrap());
+        hub.watch(CLOCK, 0, true);
+        hub.changed(CLOCK, None);
+        hub.changed(CLOCK, Some(1));
+        let [first, second] = inboxes.each_ref().map(|inbox| inbox.take().changes);
+        assert_eq!(first.into_iter().collect::<Vec<_>>(), [(CLOCK, Some(1))]);
+        assert!(second.is_empty());
+        let mut count = [0; 8];
+        let inbox = &inboxes[0];
+        assert!(
+            rustix::io::read(inbox, &mut count).is_err(),
+            "all are taken"
+        );
+        hub.changed(CLOCK, None);
+        assert!(rustix::io::read(inbox, &mut count).is_ok());
+        hub.forget(0);
+        inbox.take();
+        hub.changed(CLOCK, None);
+        assert!(inbox.take().changes.is_empty());
     }
 }

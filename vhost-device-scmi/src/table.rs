@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use crate::host::{
-    Access, Clock, Driver, Guest, Intervals, Levels, Performance, Platform, Power, Powercap, Rates,
-    Reset, Resource, Sensor, Shape, SystemPower, Voltage,
+    Access, Clock, Driver, Guest, Intervals, Levels, Performance, Pinctrl, Platform, Power,
+    Powercap, Rates, Reset, Resource, Sensor, Shape, SystemPower, Voltage,
 };
 
 const HEAD: [&str; 7] = [
@@ -159,6 +159,19 @@ impl Words for Powercap {
     }
 }
 
+impl Words for Pinctrl {
+    fn words(&self) -> String {
+        let (pins, groups, functions) = (&self.pins, &self.groups, &self.functions);
+        let counts = [pins.len(), groups.len(), functions.len()];
+        let [pins, groups, functions] = counts;
+        format!("{pins} pins, {groups} groups, {functions} functions")
+    }
+
+    fn driver(&self) -> Option<&dyn Driver> {
+        Some(&*self.driver)
+    }
+}
+
 type Row = [String; 7];
 
 fn add<T: Words>(
@@ -202,6 +215,7 @@ pub(crate) fn table(platform: &Platform, guests: usize) -> String {
         add(&mut rows, guest, "reset 0x16", &platform.resets);
         add(&mut rows, guest, "voltage 0x17", &platform.voltages);
         add(&mut rows, guest, "powercap 0x18", &platform.powercaps);
+        add(&mut rows, guest, "pinctrl 0x19", &platform.pinctrl);
         if rows.len() == before {
             let mut row = Row::default();
             let [number, what, ..] = &mut row;

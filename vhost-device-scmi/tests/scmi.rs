@@ -90,8 +90,8 @@ fn test_a_guest_finds_all_protocols() {
     let mut guest = daemon.guest("s");
     assert_eq!(guest.ok(BASE, 0x0, &[]), [0x2_0001]);
     let list = guest.ok(BASE, 0x6, &[0]);
-    assert_eq!(list, [8, 0x1413_1211, 0x1817_1615]);
-    assert_eq!(guest.command(0x19, 0x0, &[]), (-1, vec![]));
+    assert_eq!(list, [9, 0x1413_1211, 0x1817_1615, 0x19]);
+    assert_eq!(guest.command(0x1a, 0x0, &[]), (-1, vec![]));
     daemon.stop();
 }
 
@@ -235,10 +235,10 @@ fn v7_the_next_connection_starts_clean() {
     let mut guest = daemon.guest("s");
     guest.ok(RESET, 0x5, &[0, 1]);
     guest.ok(SYSTEM, 0x5, &[1]);
-    guest.ok(SENSOR, 0xa, &[0, 0]);
+    guest.ok(SENSOR, 0xa, &[0, 1]);
     drop(guest);
     let mut guest = daemon.guest("s");
-    assert_eq!(guest.ok(SENSOR, 0x9, &[0])[0] & 1, 1, "the sensor is on");
+    assert_eq!(guest.ok(SENSOR, 0x9, &[0])[0] & 1, 0, "the sensor is off");
     assert!(control.ask("shutdown").starts_with("error: no guest"));
     guest.give(2);
     guest.ok(RESET, 0x4, &[0, 1, 0]);

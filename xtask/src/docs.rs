@@ -102,7 +102,7 @@ fn functions() -> Vec<String> {
 /// The clauses that a name begins with: `g9` and `g14` of `g9_g14_levels`.
 fn clauses(name: &str) -> impl Iterator<Item = &str> {
     name.split('_').take_while(|word| {
-        let number = word.strip_prefix(['c', 'e', 'g', 'i', 'p', 'r', 'v']);
+        let number = word.strip_prefix(['c', 'e', 'g', 'i', 'p', 'r', 's', 'v']);
         number.is_some_and(|number| number.parse::<u8>().is_ok())
     })
 }

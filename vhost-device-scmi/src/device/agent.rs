@@ -10,8 +10,9 @@ use vhost_device_backend::RateLimit;
 
 use super::base::{self, Base};
 use super::clock::Clocks;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Subject};
 use super::performance::Performances;
+use super::pinctrl::PinControl;
 use super::power::Powers;
 use super::powercap::Powercaps;
 use super::reset::Resets;
@@ -19,7 +20,7 @@ use super::sensor::Sensors;
 use super::system::System;
 use super::voltage::Voltages;
 use super::wire::{AGENT, Arguments, Done, Failure, Header, PLATFORM, Results, Status};
-use crate::host::{Access, Guest, Resource, ResourceId};
+use crate::host::{self, Access, Guest, Resource, ResourceId};
 use crate::hub::{Hub, News};
 
 /// `PROTOCOL_VERSION`, of every protocol.
@@ -179,12 +180,86 @@ impl View {
         })
     }
 
+    /// The platform's resource `number`, if the guest sees it.
+    pub(super) fn by_number<'a, T>(
+        &self,
+        resources: &'a [Resource<T>],
+        number: usize,
+    ) -> Option<Found<'a, T>> {
+        self.at(resources, self.position(number)?)
+    }
+
+    /// A `*_NAME_GET`.
+    pub(super) fn tell_name<T>(
+        &self,
+        resources: &[Resource<T>],
+        arguments: Arguments<'_>,
+        results: &mut Results<'_>,
+    ) -> Done {
+        let [id] = arguments.words()?;
+        let found = self.find(resources, id)?;
+        results.word(0)?;
+        results.long_name(found.name)?;
+        Ok(())
+    }
+
     /// What the guest calls the platform's resource `number`.
     pub(super) fn position(&self, number: usize) -> Option<usize> {
         // In the order of the platform.
         self.0
             .binary_search_by_key(&number, |seen| seen.number)
             .ok()
+    }
+}
+
+/// What a guest was told last of each of its resources, where it wants to be told.
+#[derive(Debug)]
+pub(super) struct Told<T>(Vec<Option<T>>);
+
+impl<T: Copy + PartialEq> Told<T> {
+    /// The guest wants to be told nothing.
+    pub(super) fn new(view: &View) -> Self {
+        Self(vec![None; view.len()])
+    }
+
+    /// Whether it wants to be told of a resource.
+    pub(super) fn is_wanted(&self, index: usize) -> bool {
+        self.0.get(index).is_some_and(Option::is_some)
+    }
+
+    /// Does what a `*_NOTIFY` says in the word that enables: the guest knows what is so now, and
+    /// is told when that is not so any more.
+    pub(super) fn subscribe(
+        &mut self,
+        subject: Subject,
+        enable: u32,
+        now: impl FnOnce() -> host::Result<T>,
+        outbox: &mut Outbox,
+    ) -> Done {
+        let told = match is_subscription(enable)? {
+            true => Some(now()?),
+            false => None,
+        };
+        if told.is_none() {
+            outbox.withdraw(subject);
+        }
+        let index = usize::try_from(subject.resource).map_err(|_| Status::NotFound)?;
+        *self.0.get_mut(index).ok_or(Status::NotFound)? = told;
+        Ok(())
+    }
+
+    /// What is so now, if that is news to a guest that wants to know it.
+    pub(super) fn news(
+        &mut self,
+        index: usize,
+        now: impl FnOnce() -> host::Result<T>,
+    ) -> host::Result<Option<T>> {
+        let Some(Some(told)) = self.0.get_mut(index) else {
+            return Ok(None);
+        };
+        let now = now()?;
+        let news = std::mem::replace(told, now) != now;
+        Ok(news.then_some(now))
     }
 }
 
@@ -211,6 +286,7 @@ pub(super) struct Agent {
     resets: Resets,
     voltages: Voltages,
     powercaps: Powercaps,
+    pinctrl: PinControl,
 }
 
 /// Calls a protocol of an agent by its number.
@@ -227,6 +303,7 @@ macro_rules! with_protocol {
             Resets::ID => with_protocol!(@ agent.resets, $protocol, $call),
             Voltages::ID => with_protocol!(@ agent.voltages, $protocol, $call),
             Powercaps::ID => with_protocol!(@ agent.powercaps, $protocol, $call),
+            PinControl::ID => with_protocol!(@ agent.pinctrl, $protocol, $call),
             _ => Err(Status::NotSupported.into()),
         }
     }};
@@ -260,6 +337,7 @@ impl Agent {
             resets: Resets::new(View::new(&platform.resets, guest)),
             voltages: Voltages::new(View::new(&platform.voltages, guest)),
             powercaps: Powercaps::new(View::new(&platform.powercaps, guest)),
+            pinctrl: PinControl::new(platform.pinctrl.as_ref(), guest),
         };
         agent.base = Base::new(base::Protocols(
             [
@@ -271,6 +349,7 @@ impl Agent {
                 (Resets::ID, agent.resets.is_there()),
                 (Voltages::ID, agent.voltages.is_there()),
                 (Powercaps::ID, agent.powercaps.is_there()),
+                (PinControl::ID, agent.pinctrl.is_there()),
             ]
             .into_iter()
             .filter_map(|(id, there)| there.then_some(id))
@@ -348,7 +427,7 @@ impl Agent {
                 ResourceId::Reset(number) => self.resets.changed(cx, number, by, outbox),
                 ResourceId::Powercap(number) => self.powercaps.changed(cx, number, by, outbox),
                 // Nothing is told of them.
-                ResourceId::Voltage(_) | ResourceId::System => Ok(()),
+                ResourceId::Voltage(_) | ResourceId::System | ResourceId::Pinctrl => Ok(()),
             };
             if let Err(error) = told {
                 let line = format_args!("{}: the host fails at {id:?}: {error}", self.name);

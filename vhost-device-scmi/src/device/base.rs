@@ -35,7 +35,7 @@ impl Base {
         let skip = usize::try_from(skip).map_err(|_| Status::InvalidParameters)?;
         let left = self.protocols.0.get(skip..);
         let left = left.ok_or(Status::InvalidParameters)?;
-        // All fit in two words. There are fewer than 256.
+        // All fit in three words. There are fewer than 256.
         results.word(left.len() as u32)?;
         for four in left.chunks(4) {
             let mut word = [0; 4];

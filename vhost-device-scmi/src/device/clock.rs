@@ -1,6 +1,6 @@
 //! The clock protocol (0x14).
 
-use super::agent::{Context, Found, Protocol, View, is_subscription};
+use super::agent::{Context, Found, Protocol, Told, View};
 use super::outbox::{Outbox, Subject};
 use super::wire::{
     Arguments, Done, Failure, Header, MAX_COUNT, NoRoom, Results, Status, bits, count_and_left,
@@ -55,8 +55,7 @@ enum Rounding {
 #[derive(Debug)]
 pub(super) struct Clocks {
     view: View,
-    /// By clock: the rate that a guest was told last, if it wants to be told.
-    told: Vec<Option<u64>>,
+    told: Told<u64>,
 }
 
 /// The nearest of those that there are on one side, or on both.
@@ -92,7 +91,7 @@ fn round(rates: &Rates, wanted: u64, rounding: Rounding) -> Option<u64> {
 
 impl Clocks {
     pub(super) fn new(view: View) -> Self {
-        let told = vec![None; view.len()];
+        let told = Told::new(&view);
         Self { view, told }
     }
 
@@ -104,21 +103,13 @@ impl Clocks {
         by: Option<Guest>,
         outbox: &mut Outbox,
     ) -> host::Result<()> {
-        let Some(index) = self.view.position(number) else {
+        let clocks = &cx.hub.platform().clocks;
+        let Some(found) = self.view.by_number(clocks, number) else {
             return Ok(());
         };
-        let found = self.view.at(&cx.hub.platform().clocks, index);
-        let (Some(found), Some(Some(told))) = (found, self.told.get_mut(index)) else {
-            return Ok(());
-        };
-        let rate = found.kind.driver.rate()?;
-        if std::mem::replace(told, rate) != rate {
-            let subject = Subject {
-                protocol: Self::ID,
-                message: RATE_CHANGED,
-                resource: found.id(),
-                part: 0,
-            };
+        let news = self.told.news(found.index, || found.kind.driver.rate())?;
+        if let Some(rate) = news {
+            let subject = Subject::of(Self::ID, RATE_CHANGED, found.id());
             // The halves of the rate.
             let words = [cx.agent(by), found.id(), rate as u32, (rate >> 32) as u32];
             outbox.notify_words(subject, words);
@@ -294,25 +285,16 @@ impl Protocol for Clocks {
                 let found = self.view.find(clocks, id)?.controlled()?;
                 Self::set_config(cx, &found, attributes)?;
             }
-            NAME_GET => {
-                let [id] = arguments.words()?;
-                let found = self.view.find(clocks, id)?;
-                results.word(0)?;
-                results.long_name(found.name)?;
-            }
+            NAME_GET => self.view.tell_name(clocks, arguments, results)?,
             RATE_NOTIFY => {
                 let [id, enable] = arguments.words()?;
                 let found = self.view.find(clocks, id)?;
-                let rate = match is_subscription(enable)? {
-                    true => Some(found.kind.driver.rate()?),
-                    false => None,
-                };
-                if rate.is_none() {
-                    outbox.withdraw(Self::ID, RATE_CHANGED, id);
-                }
-                if let Some(told) = self.told.get_mut(found.index) {
-                    *told = rate;
-                }
+                let subject = Subject::of(Self::ID, RATE_CHANGED, id);
+                let rate = || found.kind.driver.rate();
+                self.told.subscribe(subject, enable, rate, outbox)?;
+                let id = ResourceId::Clock(found.number);
+                let wanted = self.told.is_wanted(found.index);
+                cx.hub.watch(id, cx.guest, wanted);
             }
             CONFIG_GET => {
                 let [id, flags] = arguments.words()?;

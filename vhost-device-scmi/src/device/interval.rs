@@ -109,6 +109,7 @@ mod tests {
             (ms(250), 25, -2),
             (ms(1000), 1, 0),
             (ms(1_001), 1001, -3),
+            (ms(10_000), 1, 1),
             (Duration::from_secs(65_535), 65_535, 0),
             (Duration::from_secs(655_350), 65_535, 1),
             (Duration::from_nanos(1), 1, -9),

@@ -30,6 +30,18 @@ pub(super) struct Subject {
     pub(super) part: u32,
 }
 
+impl Subject {
+    /// All of a resource.
+    pub(super) fn of(protocol: u8, message: u8, resource: u32) -> Self {
+        Self {
+            protocol,
+            message,
+            resource,
+            part: 0,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Message {
     /// What it is about; a delayed response is about nothing else.
@@ -145,14 +157,11 @@ impl Outbox {
         self.notices = 0;
     }
 
-    /// Drops what waits about a protocol's message and resource: the guest does not want it any
-    /// more.
-    pub(super) fn withdraw(&mut self, protocol: u8, message: u8, resource: u32) {
+    /// Drops what waits about a subject, whatever part of it: the guest does not want it any more.
+    pub(super) fn withdraw(&mut self, subject: Subject) {
         self.messages.retain(|waiting| {
-            !waiting.subject.is_some_and(|subject| {
-                (subject.protocol, subject.message, subject.resource)
-                    == (protocol, message, resource)
-            })
+            let part = waiting.subject.map_or(0, |waiting| waiting.part);
+            waiting.subject != Some(Subject { part, ..subject })
         });
         let notices = self.messages.iter();
         self.notices = notices.filter(|other| other.subject.is_some()).count();

@@ -1,6 +1,6 @@
 //! The performance domain protocol (0x13).
 
-use super::agent::{Context, Found, Protocol, View, is_subscription};
+use super::agent::{Context, Found, Protocol, Told, View};
 use super::outbox::{Outbox, Subject};
 use super::wire::{
     Arguments, Done, Header, MAX_COUNT, NoRoom, Results, Status, bits, count_and_left, is_long,
@@ -25,19 +25,13 @@ const LEVEL_CHANGED: u8 = 0x1;
 /// The bits of a domain's rate limit.
 const RATE_LIMIT: u32 = 0xf_ffff;
 
-/// What a guest was told last of a domain, where it wants to be told.
-#[derive(Clone, Copy, Debug, Default)]
-struct Told {
-    limits: Option<Limits>,
-    level: Option<usize>,
-}
-
 #[derive(Debug)]
 pub(super) struct Performances {
     view: View,
     /// There is one scale for all domains.
     scale: PowerScale,
-    told: Vec<Told>,
+    limits: Told<Limits>,
+    levels: Told<usize>,
 }
 
 /// The scale that can say what all domains cost.
@@ -64,7 +58,8 @@ impl Performances {
         let seen = (0..view.len()).filter_map(|index| view.at(domains, index));
         Self {
             scale: common_scale(seen.map(|found| found.kind.power_scale)),
-            told: vec![Told::default(); view.len()],
+            limits: Told::new(&view),
+            levels: Told::new(&view),
             view,
         }
     }
@@ -77,36 +72,30 @@ impl Performances {
         by: Option<Guest>,
         outbox: &mut Outbox,
     ) -> host::Result<()> {
-        let Some(index) = self.view.position(number) else {
+        let domains = &cx.hub.platform().performances;
+        let Some(found) = self.view.by_number(domains, number) else {
             return Ok(());
         };
-        let found = self.view.at(&cx.hub.platform().performances, index);
-        let (Some(found), Some(told)) = (found, self.told.get_mut(index)) else {
-            return Ok(());
-        };
-        let subject = |message| Subject {
-            protocol: Self::ID,
-            message,
-            resource: found.id(),
-            part: 0,
-        };
-        if let Some(told) = &mut told.limits {
-            let limits = found.kind.driver.limits()?;
-            if std::mem::replace(told, limits) != limits {
-                let Limits { min, max } = limits;
-                let (max, min) = (number_of(&found, max), number_of(&found, min));
-                let words = [cx.agent(by), found.id(), max, min];
-                outbox.notify_words(subject(LIMITS_CHANGED), words);
-            }
+        let driver = &found.kind.driver;
+        if let Some(Limits { min, max }) = self.limits.news(found.index, || driver.limits())? {
+            let subject = Subject::of(Self::ID, LIMITS_CHANGED, found.id());
+            let (max, min) = (number_of(&found, max), number_of(&found, min));
+            outbox.notify_words(subject, [cx.agent(by), found.id(), max, min]);
         }
-        if let Some(told) = &mut told.level {
-            let level = found.kind.driver.level()?;
-            if std::mem::replace(told, level) != level {
-                let words = [cx.agent(by), found.id(), number_of(&found, level)];
-                outbox.notify_words(subject(LEVEL_CHANGED), words);
-            }
+        if let Some(level) = self.levels.news(found.index, || driver.level())? {
+            let subject = Subject::of(Self::ID, LEVEL_CHANGED, found.id());
+            let words = [cx.agent(by), found.id(), number_of(&found, level)];
+            outbox.notify_words(subject, words);
         }
         Ok(())
+    }
+
+    /// Sees to it that the guest is told as much as it wants.
+    fn watch(&self, cx: Context<'_>, domain: &Found<'_, Performance>) {
+        let index = domain.index;
+        let wanted = self.limits.is_wanted(index) || self.levels.is_wanted(index);
+        let id = ResourceId::Performance(domain.number);
+        cx.hub.watch(id, cx.guest, wanted);
     }
 }
 
@@ -277,37 +266,20 @@ impl Protocol for Performances {
             NOTIFY_LIMITS => {
                 let [id, enable] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
-                let limits = match is_subscription(enable)? {
-                    true => Some(found.kind.driver.limits()?),
-                    false => None,
-                };
-                if limits.is_none() {
-                    outbox.withdraw(Self::ID, LIMITS_CHANGED, id);
-                }
-                if let Some(told) = self.told.get_mut(found.index) {
-                    told.limits = limits;
-                }
+                let subject = Subject::of(Self::ID, LIMITS_CHANGED, id);
+                let limits = || found.kind.driver.limits();
+                self.limits.subscribe(subject, enable, limits, outbox)?;
+                self.watch(cx, &found);
             }
             NOTIFY_LEVEL => {
                 let [id, enable] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
-                let level = match is_subscription(enable)? {
-                    true => Some(found.kind.driver.level()?),
-                    false => None,
-                };
-                if level.is_none() {
-                    outbox.withdraw(Self::ID, LEVEL_CHANGED, id);
-                }
-                if let Some(told) = self.told.get_mut(found.index) {
-                    told.level = level;
-                }
+                let subject = Subject::of(Self::ID, LEVEL_CHANGED, id);
+                let level = || found.kind.driver.level();
+                self.levels.subscribe(subject, enable, level, outbox)?;
+                self.watch(cx, &found);
             }
-            _ => {
-                let [id] = arguments.words()?;
-                let found = self.view.find(domains, id)?;
-                results.word(0)?;
-                results.long_name(found.name)?;
-            }
+            _ => self.view.tell_name(domains, arguments, results)?,
         }
         Ok(())
     }

@@ -1,9 +1,9 @@
 //! The power domain protocol (0x11).
 
-use super::agent::{Context, Protocol, View, is_subscription};
+use super::agent::{Context, Protocol, Told, View};
 use super::outbox::{Outbox, Subject};
 use super::wire::{Arguments, Done, Header, Results, Status, bits, is_long};
-use crate::host::{self, Guest, PowerState};
+use crate::host::{self, Guest, PowerState, ResourceId};
 
 const DOMAIN_ATTRIBUTES: u8 = 0x3;
 const STATE_SET: u8 = 0x4;
@@ -20,13 +20,12 @@ const ASYNC: u32 = 1;
 #[derive(Debug)]
 pub(super) struct Powers {
     view: View,
-    /// By domain: the state that a guest was told last, if it wants to be told.
-    told: Vec<Option<PowerState>>,
+    told: Told<PowerState>,
 }
 
 impl Powers {
     pub(super) fn new(view: View) -> Self {
-        let told = vec![None; view.len()];
+        let told = Told::new(&view);
         Self { view, told }
     }
 
@@ -38,21 +37,13 @@ impl Powers {
         by: Option<Guest>,
         outbox: &mut Outbox,
     ) -> host::Result<()> {
-        let Some(index) = self.view.position(number) else {
+        let domains = &cx.hub.platform().powers;
+        let Some(found) = self.view.by_number(domains, number) else {
             return Ok(());
         };
-        let found = self.view.at(&cx.hub.platform().powers, index);
-        let (Some(found), Some(Some(told))) = (found, self.told.get_mut(index)) else {
-            return Ok(());
-        };
-        let state = found.kind.driver.state()?;
-        if std::mem::replace(told, state) != state {
-            let subject = Subject {
-                protocol: Self::ID,
-                message: STATE_CHANGED,
-                resource: found.id(),
-                part: 0,
-            };
+        let news = self.told.news(found.index, || found.kind.driver.state())?;
+        if let Some(state) = news {
+            let subject = Subject::of(Self::ID, STATE_CHANGED, found.id());
             outbox.notify_words(subject, [cx.agent(by), found.id(), state.0]);
         }
         Ok(())
@@ -123,23 +114,14 @@ impl Protocol for Powers {
             STATE_NOTIFY => {
                 let [id, enable] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
-                let state = match is_subscription(enable)? {
-                    true => Some(found.kind.driver.state()?),
-                    false => None,
-                };
-                if state.is_none() {
-                    outbox.withdraw(Self::ID, STATE_CHANGED, id);
-                }
-                if let Some(told) = self.told.get_mut(found.index) {
-                    *told = state;
-                }
+                let subject = Subject::of(Self::ID, STATE_CHANGED, id);
+                let state = || found.kind.driver.state();
+                self.told.subscribe(subject, enable, state, outbox)?;
+                let id = ResourceId::Power(found.number);
+                let wanted = self.told.is_wanted(found.index);
+                cx.hub.watch(id, cx.guest, wanted);
             }
-            _ => {
-                let [id] = arguments.words()?;
-                let found = self.view.find(domains, id)?;
-                results.word(0)?;
-                results.long_name(found.name)?;
-            }
+            _ => self.view.tell_name(domains, arguments, results)?,
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::agent::{Context, Found, Protocol, View, is_subscription};
+use super::agent::{Context, Found, Protocol, Told, View, is_subscription};
 use super::outbox::{Outbox, Subject};
 use super::wire::{Arguments, Done, Failure, Header, PLATFORM, Results, Status, bits, is_long};
 use crate::host::{self, Guest, PowerScale, Powercap, ResourceId};
@@ -37,14 +37,6 @@ const NO_PARENT: u32 = u32::MAX;
 /// host busy.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What a guest wants to be told of a domain.
-#[derive(Clone, Copy, Debug, Default)]
-struct Told {
-    /// The cap and the averaging interval that it was told last.
-    cap: Option<(Option<u32>, u32)>,
-    measurements: Option<Thresholds>,
-}
-
 /// The powers between which nothing is told.
 #[derive(Clone, Copy, Debug)]
 struct Thresholds {
@@ -65,7 +57,10 @@ enum Side {
 #[derive(Debug)]
 pub(super) struct Powercaps {
     view: View,
-    told: Vec<Told>,
+    /// Caps and averaging intervals.
+    told: Told<(Option<u32>, u32)>,
+    /// By domain: what its measurements are looked at for.
+    measured: Vec<Option<Thresholds>>,
 }
 
 /// The next number at or below `value` of those from `min` to `max` in steps of `step`. Linux
@@ -77,18 +72,18 @@ fn step_below(value: u32, (min, max, step): (u32, u32, u32)) -> Result<u32, Stat
     }
 }
 
+/// The cap and the averaging interval of a domain.
+fn limits(domain: &Found<'_, Powercap>) -> host::Result<(Option<u32>, u32)> {
+    let driver = &domain.kind.driver;
+    Ok((driver.cap()?, driver.pai_us()?))
+}
+
 impl Powercaps {
     pub(super) fn new(view: View) -> Self {
-        let told = vec![Told::default(); view.len()];
-        Self { view, told }
-    }
-
-    fn subject(message: u8, resource: u32) -> Subject {
-        Subject {
-            protocol: Self::ID,
-            message,
-            resource,
-            part: 0,
+        Self {
+            told: Told::new(&view),
+            measured: vec![None; view.len()],
+            view,
         }
     }
 
@@ -100,28 +95,22 @@ impl Powercaps {
         by: Option<Guest>,
         outbox: &mut Outbox,
     ) -> host::Result<()> {
-        let Some(index) = self.view.position(number) else {
+        let domains = &cx.hub.platform().powercaps;
+        let Some(found) = self.view.by_number(domains, number) else {
             return Ok(());
         };
-        let found = self.view.at(&cx.hub.platform().powercaps, index);
-        let (Some(found), Some(told)) = (found, self.told.get_mut(index)) else {
-            return Ok(());
-        };
-        if let Some(told) = &mut told.cap {
-            let now = (found.kind.driver.cap()?, found.kind.driver.pai_us()?);
-            if std::mem::replace(told, now) != now {
-                let (cap, pai) = now;
-                let cap = cap.unwrap_or(NO_CAP);
-                let words = [cx.agent(by), found.id(), cap, pai];
-                outbox.notify_words(Self::subject(CAP_CHANGED, found.id()), words);
-            }
+        let news = self.told.news(found.index, || limits(&found))?;
+        if let Some((cap, pai)) = news {
+            let subject = Subject::of(Self::ID, CAP_CHANGED, found.id());
+            let words = [cx.agent(by), found.id(), cap.unwrap_or(NO_CAP), pai];
+            outbox.notify_words(subject, words);
         }
         Ok(())
     }
 
     /// When the next measurement is due.
     pub(super) fn due(&self) -> Option<Instant> {
-        let measured = self.told.iter().filter_map(|told| told.measurements);
+        let measured = self.measured.iter().flatten();
         measured.map(|thresholds| thresholds.due).min()
     }
 
@@ -132,9 +121,9 @@ impl Powercaps {
         now: Instant,
         outbox: &mut Outbox,
     ) -> host::Result<bool> {
-        let mut told = self.told.iter_mut().enumerate();
-        let due = told.find_map(|(index, told)| {
-            let thresholds = told.measurements.as_mut()?;
+        let mut measured = self.measured.iter_mut().enumerate();
+        let due = measured.find_map(|(index, thresholds)| {
+            let thresholds = thresholds.as_mut()?;
             (thresholds.due <= now).then_some((index, thresholds))
         });
         let Some((index, thresholds)) = due else {
@@ -154,7 +143,7 @@ impl Powercaps {
             _ => Side::Between,
         };
         if std::mem::replace(&mut thresholds.side, side) != side && side != Side::Between {
-            let subject = Self::subject(MEASUREMENTS_CHANGED, found.id());
+            let subject = Subject::of(Self::ID, MEASUREMENTS_CHANGED, found.id());
             outbox.notify_words(subject, [PLATFORM, found.id(), power]);
         }
         Ok(true)
@@ -249,12 +238,12 @@ impl Powercaps {
                 due: Instant::now(),
             }),
             None => {
-                outbox.withdraw(Self::ID, MEASUREMENTS_CHANGED, domain.id());
+                outbox.withdraw(Subject::of(Self::ID, MEASUREMENTS_CHANGED, domain.id()));
                 None
             }
         };
-        if let Some(told) = self.told.get_mut(domain.index) {
-            told.measurements = thresholds;
+        if let Some(measured) = self.measured.get_mut(domain.index) {
+            *measured = thresholds;
         }
         Ok(())
     }
@@ -324,12 +313,7 @@ impl Protocol for Powercaps {
                 let id = ResourceId::Powercap(found.number);
                 cx.hub.changed(id, Some(cx.guest));
             }
-            DOMAIN_NAME_GET => {
-                let [id] = arguments.words()?;
-                let found = self.view.find(domains, id)?;
-                results.word(0)?;
-                results.long_name(found.name)?;
-            }
+            DOMAIN_NAME_GET => self.view.tell_name(domains, arguments, results)?,
             MEASUREMENTS_GET => {
                 let [id] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
@@ -342,17 +326,12 @@ impl Protocol for Powercaps {
             CAP_NOTIFY => {
                 let [id, enable] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
-                let driver = &found.kind.driver;
-                let cap = match is_subscription(enable)? {
-                    true => Some((driver.cap()?, driver.pai_us()?)),
-                    false => None,
-                };
-                if cap.is_none() {
-                    outbox.withdraw(Self::ID, CAP_CHANGED, id);
-                }
-                if let Some(told) = self.told.get_mut(found.index) {
-                    told.cap = cap;
-                }
+                let subject = Subject::of(Self::ID, CAP_CHANGED, id);
+                self.told
+                    .subscribe(subject, enable, || limits(&found), outbox)?;
+                let id = ResourceId::Powercap(found.number);
+                let wanted = self.told.is_wanted(found.index);
+                cx.hub.watch(id, cx.guest, wanted);
             }
             _ => {
                 let [id, enable, low, high] = arguments.words()?;

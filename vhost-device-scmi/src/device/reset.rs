@@ -1,6 +1,6 @@
 //! The reset domain protocol (0x16).
 
-use super::agent::{Context, Protocol, View, is_subscription};
+use super::agent::{Context, Protocol, Told, View};
 use super::outbox::{Outbox, Subject};
 use super::wire::{Arguments, Done, Header, Results, Status, bits, is_long};
 use crate::host::{self, Guest, ResourceId};
@@ -29,13 +29,12 @@ const UNKNOWN: u32 = u32::MAX;
 #[derive(Debug)]
 pub(super) struct Resets {
     view: View,
-    /// By domain: whether the guest wants to be told.
-    told: Vec<bool>,
+    told: Told<()>,
 }
 
 impl Resets {
     pub(super) fn new(view: View) -> Self {
-        let told = vec![false; view.len()];
+        let told = Told::new(&view);
         Self { view, told }
     }
 
@@ -47,18 +46,12 @@ impl Resets {
         by: Option<Guest>,
         outbox: &mut Outbox,
     ) -> host::Result<()> {
-        if let Some(index) = self.view.position(number)
-            && self.told.get(index) == Some(&true)
+        let domains = &cx.hub.platform().resets;
+        if let Some(found) = self.view.by_number(domains, number)
+            && self.told.is_wanted(found.index)
         {
-            // Fits: there are at most `MAX_RESOURCES`.
-            let id = index as u32;
-            let subject = Subject {
-                protocol: Self::ID,
-                message: ISSUED,
-                resource: id,
-                part: 0,
-            };
-            outbox.notify_words(subject, [cx.agent(by), id, COLD]);
+            let subject = Subject::of(Self::ID, ISSUED, found.id());
+            outbox.notify_words(subject, [cx.agent(by), found.id(), COLD]);
         }
         Ok(())
     }
@@ -128,20 +121,13 @@ impl Protocol for Resets {
             NOTIFY => {
                 let [id, enable] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
-                let wanted = is_subscription(enable)?;
-                if !wanted {
-                    outbox.withdraw(Self::ID, ISSUED, id);
-                }
-                if let Some(told) = self.told.get_mut(found.index) {
-                    *told = wanted;
-                }
+                let subject = Subject::of(Self::ID, ISSUED, id);
+                self.told.subscribe(subject, enable, || Ok(()), outbox)?;
+                let id = ResourceId::Reset(found.number);
+                let wanted = self.told.is_wanted(found.index);
+                cx.hub.watch(id, cx.guest, wanted);
             }
-            _ => {
-                let [id] = arguments.words()?;
-                let found = self.view.find(domains, id)?;
-                results.word(0)?;
-                results.long_name(found.name)?;
-            }
+            _ => self.view.tell_name(domains, arguments, results)?,
         }
         Ok(())
     }

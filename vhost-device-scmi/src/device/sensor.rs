@@ -15,7 +15,7 @@ use super::wire::{
     Arguments, Done, Failure, Header, MAX_COUNT, NoRoom, PLATFORM, Results, Status, bits,
     count_and_left, is_long,
 };
-use crate::host::{self, Axis, Intervals, Quantity, Resource, Sensor, Shape};
+use crate::host::{self, Axis, Intervals, Quantity, Resource, ResourceId, Sensor, Shape};
 
 const DESCRIPTION_GET: u8 = 0x3;
 const TRIP_POINT_NOTIFY: u8 = 0x4;
@@ -52,6 +52,11 @@ const TIMESTAMP_EXPONENT: i32 = -9;
 /// its host. It is what `PROTOCOL_ATTRIBUTES` says.
 pub(super) const MAX_PENDING: usize = 64;
 
+/// How much later than the answer to its command a delayed response is sent at least, unless it is
+/// there sooner. One that comes at once overtakes the answer in Linux, which has a complaint for
+/// that: the two queues' interrupts have no order.
+const HEAD_START: Duration = Duration::from_millis(5);
+
 /// How often a sensor is read for trip points that says nothing of intervals.
 const USUAL_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -87,6 +92,9 @@ impl TripPoint {
 /// What a guest has made of a sensor.
 #[derive(Debug)]
 struct State {
+    /// Updates are told only while it is on. It is off at first: Linux's driver for IIO subscribes
+    /// long before somebody reads. A reading is made, and trip points are looked after, whether it
+    /// is on or not: Linux's driver for hwmon turns nothing on.
     enabled: bool,
     timestamps: bool,
     interval: Duration,
@@ -102,7 +110,7 @@ struct State {
 impl State {
     fn new(sensor: &Sensor) -> Self {
         Self {
-            enabled: true,
+            enabled: false,
             timestamps: false,
             interval: sensor.default_interval,
             trips: BTreeMap::new(),
@@ -113,8 +121,12 @@ impl State {
         }
     }
 
+    fn is_updated(&self) -> bool {
+        self.enabled && self.tell_updates
+    }
+
     fn is_read(&self) -> bool {
-        self.enabled && (self.tell_updates || self.tell_trips && !self.trips.is_empty())
+        self.is_updated() || self.tell_trips && !self.trips.is_empty()
     }
 
     /// How often it is read.
@@ -137,7 +149,7 @@ impl State {
 struct Pending {
     command: Header,
     index: usize,
-    since: Instant,
+    due: Instant,
 }
 
 #[derive(Debug)]
@@ -174,6 +186,8 @@ impl Sensors {
         for trip in state.trips.values_mut() {
             trip.above = None;
         }
+        let id = ResourceId::Sensor(sensor.number);
+        cx.hub.watch(id, cx.guest, wanted.is_some());
         cx.hub.want_readings(sensor.number, cx.guest, wanted);
         Ok(())
     }
@@ -181,7 +195,7 @@ impl Sensors {
     /// When something is due.
     pub(super) fn due(&self) -> Option<Instant> {
         let states = self.states.iter().filter_map(|state| state.due);
-        let pending = self.pending.front().map(|pending| pending.since);
+        let pending = self.pending.front().map(|pending| pending.due);
         states.chain(pending).min()
     }
 
@@ -193,7 +207,8 @@ impl Sensors {
         outbox: &mut Outbox,
     ) -> host::Result<bool> {
         let sensors = &cx.hub.platform().sensors;
-        if let Some(Pending { command, index, .. }) = self.pending.pop_front() {
+        let pending = self.pending.pop_front_if(|pending| pending.due <= now);
+        if let Some(Pending { command, index, .. }) = pending {
             let Some(found) = self.view.at(sensors, index) else {
                 return Ok(true);
             };
@@ -233,10 +248,7 @@ impl Sensors {
         number: usize,
         outbox: &mut Outbox,
     ) -> host::Result<()> {
-        let Some(index) = self.view.position(number) else {
-            return Ok(());
-        };
-        match self.view.at(&cx.hub.platform().sensors, index) {
+        match self.view.by_number(&cx.hub.platform().sensors, number) {
             Some(found) => self.look(&found, outbox),
             None => Ok(()),
         }
@@ -252,15 +264,10 @@ impl Sensors {
         }
         let readings = read(sensor, state.timestamps)?;
         let id = sensor.id();
-        let subject = |message, part| Subject {
-            protocol: Self::ID,
-            message,
-            resource: id,
-            part,
-        };
-        if state.tell_updates {
+        if state.is_updated() {
             let head = [PLATFORM.to_le_bytes(), id.to_le_bytes()].concat();
-            outbox.notify(subject(UPDATE, 0), &[&*head, &readings.bytes].concat());
+            let subject = Subject::of(Self::ID, UPDATE, id);
+            outbox.notify(subject, &[&*head, &readings.bytes].concat());
         }
         if state.tell_trips {
             for (&trip, point) in &mut state.trips {
@@ -269,7 +276,11 @@ impl Sensors {
                 };
                 let direction = u32::from(crossing == Crossing::Rising) << 16;
                 let words = [PLATFORM, id, direction | u32::from(trip)];
-                outbox.notify_words(subject(TRIP_POINT_EVENT, trip.into()), words);
+                let subject = Subject {
+                    part: trip.into(),
+                    ..Subject::of(Self::ID, TRIP_POINT_EVENT, id)
+                };
+                outbox.notify_words(subject, words);
             }
         }
         Ok(())
@@ -353,16 +364,14 @@ impl Sensors {
             }
             ASYNC => {
                 cx.needs_p2a()?;
-                if sensor.kind.conversion.is_none() {
-                    return Err(Status::NotSupported.into());
-                }
+                let conversion = sensor.kind.conversion.ok_or(Status::NotSupported)?;
                 if self.pending.len() + outbox.responses() >= MAX_PENDING {
                     return Err(Status::Busy.into());
                 }
                 self.pending.push_back(Pending {
                     command,
                     index: sensor.index,
-                    since: Instant::now(),
+                    due: Instant::now() + conversion.min(HEAD_START),
                 });
                 Ok(())
             }
@@ -568,7 +577,7 @@ impl Protocol for Sensors {
                     return Err(Status::NotSupported.into());
                 }
                 if !wanted {
-                    outbox.withdraw(Self::ID, TRIP_POINT_EVENT, id);
+                    outbox.withdraw(Subject::of(Self::ID, TRIP_POINT_EVENT, id));
                 }
                 self.state(&found)?.tell_trips = wanted;
                 self.schedule(cx, &found)?;
@@ -622,17 +631,12 @@ impl Protocol for Sensors {
                     return Err(Status::NotSupported.into());
                 }
                 if !wanted {
-                    outbox.withdraw(Self::ID, UPDATE, id);
+                    outbox.withdraw(Subject::of(Self::ID, UPDATE, id));
                 }
                 self.state(&found)?.tell_updates = wanted;
                 self.schedule(cx, &found)?;
             }
-            NAME_GET => {
-                let [id] = arguments.words()?;
-                let found = self.view.find(sensors, id)?;
-                results.word(0)?;
-                results.long_name(found.name)?;
-            }
+            NAME_GET => self.view.tell_name(sensors, arguments, results)?,
             _ => {
                 let [id, skip] = arguments.words()?;
                 let found = self.view.find(sensors, id)?;

@@ -43,12 +43,7 @@ impl System {
         if !self.subscribed || hub.platform().system.is_none() {
             return;
         }
-        let subject = Subject {
-            protocol: Self::ID,
-            message: STATE_NOTIFIER,
-            resource: 0,
-            part: 0,
-        };
+        let subject = Subject::of(Self::ID, STATE_NOTIFIER, 0);
         let timeout = match request.graceful {
             true => u32::try_from(self.timeout.as_millis()).unwrap_or(u32::MAX),
             false => 0,
@@ -133,7 +128,7 @@ impl Protocol for System {
                 let [enable] = arguments.words()?;
                 self.subscribed = is_subscription(enable)?;
                 if !self.subscribed {
-                    outbox.withdraw(Self::ID, STATE_NOTIFIER, 0);
+                    outbox.withdraw(Subject::of(Self::ID, STATE_NOTIFIER, 0));
                 }
                 cx.hub.listen(cx.guest, self.subscribed);
             }

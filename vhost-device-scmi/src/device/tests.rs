@@ -35,8 +35,9 @@ const SENSOR: u8 = 0x15;
 const RESET: u8 = 0x16;
 const VOLTAGE: u8 = 0x17;
 const POWERCAP: u8 = 0x18;
+const PINCTRL: u8 = 0x19;
 
-const ALL: [u8; 9] = [
+const ALL: [u8; 10] = [
     BASE,
     POWER,
     SYSTEM,
@@ -46,6 +47,7 @@ const ALL: [u8; 9] = [
     RESET,
     VOLTAGE,
     POWERCAP,
+    PINCTRL,
 ];
 
 // Of the simulated platform.

@@ -157,12 +157,7 @@ impl Protocol for Voltages {
                 let found = self.view.find(domains, id)?;
                 results.word(word(found.kind.driver.level()?))?;
             }
-            _ => {
-                let [id] = arguments.words()?;
-                let found = self.view.find(domains, id)?;
-                results.word(0)?;
-                results.long_name(found.name)?;
-            }
+            _ => self.view.tell_name(domains, arguments, results)?,
         }
         Ok(())
     }

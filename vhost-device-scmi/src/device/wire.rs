@@ -99,6 +99,7 @@ pub(super) enum Status {
     Busy = -6,
     HardwareError = -9,
     ProtocolError = -10,
+    InUse = -11,
 }
 
 /// Why a command is answered with an error.
@@ -120,6 +121,7 @@ impl Failure {
                 host::Error::NotFound => Status::NotFound,
                 host::Error::OutOfRange => Status::OutOfRange,
                 host::Error::Busy => Status::Busy,
+                host::Error::InUse => Status::InUse,
                 host::Error::Hardware(_) => Status::HardwareError,
             },
         }
@@ -156,6 +158,17 @@ impl Arguments<'_> {
     pub(super) fn words<const N: usize>(self) -> Result<[u32; N], Status> {
         let words = <[U32; N]>::read_from_bytes(self.0).map_err(|_| Status::ProtocolError)?;
         Ok(words.map(U32::get))
+    }
+
+    /// The first ones, and the others, of a command that has as many as it says.
+    pub(super) fn split<const N: usize>(self) -> Result<([u32; N], Vec<u32>), Status> {
+        let (first, rest) =
+            <[U32; N]>::read_from_prefix(self.0).map_err(|_| Status::ProtocolError)?;
+        let words = rest.chunks(size_of::<U32>()).map(|word| {
+            let word = U32::read_from_bytes(word).map_err(|_| Status::ProtocolError);
+            word.map(U32::get)
+        });
+        Ok((first.map(U32::get), words.collect::<Result<_, _>>()?))
     }
 
     /// For a command without any.

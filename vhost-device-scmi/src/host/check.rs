@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Clock, Intervals, Levels, MAX_NAME, MAX_RESOURCES, Performance, Platform, Power, PowerState,
-    Powercap, Quantity, Rates, Reset, Resource, Sensor, Shape, Voltage,
+    Clock, Intervals, Levels, MAX_NAME, MAX_RESOURCES, Members, Performance, Pinctrl, Platform,
+    Power, PowerState, Powercap, Quantity, Rates, Reset, Resource, Sensor, Shape, Voltage,
 };
 
 /// A resource that cannot be as it is described.
@@ -251,6 +251,38 @@ impl Powercap {
     }
 }
 
+/// Looks at groups or functions, whose members are the first `count` of something.
+fn check_members(what: &str, sets: &[Members], count: usize) -> Checked {
+    let why = format!("it has more than {MAX_RESOURCES} {what}");
+    expect(sets.len() <= MAX_RESOURCES, &why)?;
+    let mut names = BTreeSet::new();
+    for Members { name, members } in sets {
+        let of = |why: &str| format!("its {what} {name:?}: {why}");
+        check_name(name).map_err(|why| of(&why))?;
+        expect(names.insert(name), &of("another one has the same name"))?;
+        expect(!members.is_empty(), &of("nothing is in it"))?;
+        let there = members.iter().all(|member| usize::from(*member) < count);
+        expect(there, &of("what is in it is not there"))?;
+        let distinct: BTreeSet<_> = members.iter().collect();
+        expect(
+            distinct.len() == members.len(),
+            &of("something is in it twice"),
+        )?;
+    }
+    Ok(())
+}
+
+impl Pinctrl {
+    fn check(&self) -> Checked {
+        expect(!self.pins.is_empty(), "it needs a pin")?;
+        let why = format!("it has more than {MAX_RESOURCES} pins");
+        expect(self.pins.len() <= MAX_RESOURCES, &why)?;
+        self.pins.iter().try_for_each(|name| check_name(name))?;
+        check_members("groups", &self.groups, self.pins.len())?;
+        check_members("functions", &self.functions, self.groups.len())
+    }
+}
+
 impl Platform {
     /// Looks whether every resource is as its description demands.
     ///
@@ -275,6 +307,7 @@ impl Platform {
         check_all("reset domain", &self.resets, Reset::check)?;
         check_all("voltage domain", &self.voltages, Voltage::check)?;
         check_all("power capping domain", &self.powercaps, |_| Ok(()))?;
+        check_all("pin controller", self.pinctrl.as_slice(), Pinctrl::check)?;
         for (number, resource) in self.powercaps.iter().enumerate() {
             let checked = resource.kind.check(number, &self.powercaps);
             checked.map_err(|why| Invalid {
@@ -286,12 +319,22 @@ impl Platform {
         Ok(())
     }
 
-    /// Adds what another platform has, behind what is there. What it calls itself does not count.
+    /// Adds what another platform has, behind what is there. What it calls itself counts where this
+    /// one says nothing.
     pub fn merge(&mut self, other: Self) {
+        for (mine, others) in [
+            (&mut self.vendor, other.vendor),
+            (&mut self.sub_vendor, other.sub_vendor),
+        ] {
+            if mine.is_empty() {
+                *mine = others;
+            }
+        }
         let clocks = self.clocks.len();
         let powercaps = self.powercaps.len();
         self.powers.extend(other.powers);
         self.system = self.system.take().or(other.system);
+        self.pinctrl = self.pinctrl.take().or(other.pinctrl);
         self.performances.extend(other.performances);
         self.clocks
             .extend(other.clocks.into_iter().map(|mut clock| {
@@ -329,7 +372,7 @@ mod tests {
     fn test_what_is_wrong_is_said() {
         assert_eq!(sim::platform().check(), Ok(()));
         type Case = (&'static str, fn(&mut Platform));
-        let cases: [Case; 12] = [
+        let cases: [Case; 14] = [
             ("15 characters", |it| {
                 it.vendor = "a name too long".repeat(2)
             }),
@@ -354,6 +397,14 @@ mod tests {
                 it.sensors.iter_mut().find(axes).unwrap().kind.trip_points = 1;
             }),
             ("part of itself", |it| it.powercaps[0].kind.parent = Some(0)),
+            ("is not there", |it| {
+                it.pinctrl.as_mut().unwrap().kind.groups[0].members[0] = 99;
+            }),
+            ("nothing is in it", |it| {
+                it.pinctrl.as_mut().unwrap().kind.functions[0]
+                    .members
+                    .clear();
+            }),
             ("lowest cap is 0", |it| it.powercaps[0].kind.min_cap = 0),
             ("in any way", |it| {
                 it.resets[0].kind.autonomous = false;

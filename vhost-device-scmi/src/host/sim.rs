@@ -3,6 +3,7 @@
 //! A driver here checks nothing, as what it gets was checked against its resource already. What
 //! comes from the control socket is checked as far as a value could not be one of its kind.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,8 +11,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{
-    ClockDriver, Driver, Guest, Limits, PerformanceDriver, PowerDriver, PowerState, PowercapDriver,
-    Reading, ResetDriver, Result, SensorDriver, SystemDriver, SystemState, VoltageDriver,
+    ClockDriver, Driver, Guest, Limits, PerformanceDriver, PinSetting, PinctrlDriver, Pins,
+    PowerDriver, PowerState, PowercapDriver, Reading, ResetDriver, Result, SensorDriver,
+    SystemDriver, SystemState, VoltageDriver,
 };
 
 mod platform;
@@ -696,6 +698,88 @@ impl Simulated for SimSystem {
         Err(format!(
             "{text:?} is no request: shutdown, cold-reset, warm-reset or suspend"
         ))
+    }
+}
+
+/// A pin controller: pins and groups remember what they were given, each for itself.
+#[derive(Debug, Default)]
+pub struct SimPinctrl(Memory<BTreeMap<Pins, PinState>>);
+
+/// What a pin or a group was given.
+#[derive(Clone, Debug, Default)]
+struct PinState {
+    function: Option<usize>,
+    /// By kind.
+    settings: BTreeMap<u8, u32>,
+}
+
+impl Driver for SimPinctrl {
+    fn backing(&self) -> String {
+        simulated()
+    }
+
+    fn simulated(&self) -> Option<&dyn Simulated> {
+        Some(self)
+    }
+}
+
+impl PinctrlDriver for SimPinctrl {
+    fn function(&self, pins: Pins) -> Result<Option<usize>> {
+        let states = self.0.lock();
+        Ok(states.get(&pins).and_then(|state| state.function))
+    }
+
+    fn set_function(&self, pins: Pins, function: usize) -> Result<()> {
+        self.0.lock().entry(pins).or_default().function = Some(function);
+        Ok(())
+    }
+
+    fn settings(&self, pins: Pins) -> Result<Vec<PinSetting>> {
+        let states = self.0.lock();
+        let settings = states
+            .get(&pins)
+            .into_iter()
+            .flat_map(|state| &state.settings);
+        Ok(settings
+            .map(|(&kind, &value)| PinSetting { kind, value })
+            .collect())
+    }
+
+    fn set(&self, pins: Pins, settings: &[PinSetting]) -> Result<()> {
+        let mut states = self.0.lock();
+        let state = states.entry(pins).or_default();
+        let settings = settings.iter().map(|setting| (setting.kind, setting.value));
+        state.settings.extend(settings);
+        Ok(())
+    }
+}
+
+/// On the control socket: what pins and groups were given: the function, and settings as
+/// `KIND=VALUE`.
+impl Simulated for SimPinctrl {
+    fn state(&self) -> String {
+        let states = self.0.lock();
+        let states = states.iter().map(|(pins, state)| {
+            let pins = match pins {
+                Pins::One(pin) => format!("pin {pin}:"),
+                Pins::Group(group) => format!("group {group}:"),
+            };
+            let function = state
+                .function
+                .map(|function| format!("function {function}"));
+            let settings = state.settings.iter();
+            let settings = settings.map(|(kind, value)| format!("{kind}={value}"));
+            let all: Vec<_> = [pins].into_iter().chain(function).chain(settings).collect();
+            all.join(" ")
+        });
+        match states.collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => "unset".to_owned(),
+            states => states,
+        }
+    }
+
+    fn set(&self, text: &str) -> std::result::Result<(), String> {
+        Err(format!("{text:?}: pins are set by guests alone"))
     }
 }
 

@@ -158,10 +158,8 @@ fn s9_notifications_wait_for_buffers_up_to_a_bound() {
     let outbox = &mut bench.device.outbox;
     for part in 0..2 * outbox::MAX_NOTICES as u32 {
         let subject = outbox::Subject {
-            protocol: SENSOR,
-            message: 0,
-            resource: 0,
             part,
+            ..outbox::Subject::of(SENSOR, 0, 0)
         };
         outbox.notify_words(subject, [part]);
     }
@@ -209,10 +207,8 @@ fn s12_a_delayed_response_is_sent_once_there_is_a_buffer() {
     let outbox = &mut bench.device.outbox;
     for part in 0..2 * outbox::MAX_NOTICES as u32 {
         let subject = outbox::Subject {
-            protocol: SENSOR,
-            message: 0,
-            resource: 0,
             part,
+            ..outbox::Subject::of(SENSOR, 0, 0)
         };
         outbox.notify_words(subject, [part]);
     }

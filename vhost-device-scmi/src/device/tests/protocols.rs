@@ -7,7 +7,7 @@ use super::*;
 /// A command of every message that names a resource of the simulated platform: its protocol, its
 /// number, arguments that are good, where among them the resource is, and whether it changes
 /// something.
-const MESSAGES: [(u8, u8, &[u32], usize, bool); 49] = [
+const MESSAGES: [(u8, u8, &[u32], usize, bool); 56] = [
     (POWER, 0x3, &[0], 0, false),
     (POWER, 0x4, &[0, 0, 0], 1, true),
     (POWER, 0x5, &[0], 0, false),
@@ -57,6 +57,13 @@ const MESSAGES: [(u8, u8, &[u32], usize, bool); 49] = [
     (POWERCAP, 0x5, &[0, 0, 2_000_000], 0, true),
     (POWERCAP, 0x7, &[0, 0, 2000], 0, true),
     (POWERCAP, 0xb, &[0, 1, 1, 2], 0, false),
+    (PINCTRL, 0x3, &[0, 0], 0, false),
+    (PINCTRL, 0x4, &[0, 1, 0], 0, false),
+    (PINCTRL, 0x5, &[0, 2 << 18], 0, false),
+    (PINCTRL, 0x6, &[0, 0, 1 << 10 | 1], 0, true),
+    (PINCTRL, 0x7, &[0, 0], 0, true),
+    (PINCTRL, 0x8, &[0, 0], 0, true),
+    (PINCTRL, 0x9, &[0, 0], 0, false),
 ];
 
 fn restrict(platform: &mut Platform, permissions: &Permissions) {
@@ -91,6 +98,10 @@ fn restrict(platform: &mut Platform, permissions: &Permissions) {
         .for_each(|it| it.permissions = all());
     platform
         .system
+        .iter_mut()
+        .for_each(|it| it.permissions = all());
+    platform
+        .pinctrl
         .iter_mut()
         .for_each(|it| it.permissions = all());
 }
@@ -202,13 +213,14 @@ fn test_versions_are_those_of_linux_6_12() {
         (RESET, 0x3_0001),
         (VOLTAGE, 0x2_0001),
         (POWERCAP, 0x2_0000),
+        (PINCTRL, 0x1_0000),
     ] {
         assert_eq!(bench.words(protocol, 0x0, &[]), [version]);
         assert_eq!(bench.words(protocol, 0x2, &[0x10]), [0]);
         bench.ok(protocol, 0x10, &[version]);
         bench.ok(protocol, 0x10, &[version & 0xffff_0000]);
         assert_eq!(bench.status(protocol, 0x10, &[version + 1]), -1);
-        assert_eq!(bench.status(protocol, 0x10, &[0x1_0000]), -1);
+        assert_eq!(bench.status(protocol, 0x10, &[version - 0x1_0000]), -1);
     }
 }
 
@@ -218,7 +230,7 @@ fn test_base_says_who_is_there() {
     assert_eq!(text(&bench.results(BASE, 0x3, &[])), "vhost-device");
     assert_eq!(text(&bench.results(BASE, 0x4, &[])), "sim");
     assert_eq!(bench.words(BASE, 0x5, &[]), [0x00_01_00]);
-    assert_eq!(bench.words(BASE, 0x1, &[]), [1 << 8 | 8]);
+    assert_eq!(bench.words(BASE, 0x1, &[]), [1 << 8 | 9]);
     for (agent, id, name) in [(0, 0, "platform"), (1, 1, "guest"), (u32::MAX, 1, "guest")] {
         let results = bench.results(BASE, 0x7, &[agent]);
         assert_eq!(words(&results[..4]), [id]);
@@ -231,16 +243,16 @@ fn test_base_says_who_is_there() {
 fn test_protocols_are_listed_in_whole_words() {
     let mut bench = Bench::new();
     let list = |skip: usize| {
-        let numbers: Vec<u8> = (POWER..=POWERCAP).skip(skip).collect();
+        let numbers: Vec<u8> = (POWER..=PINCTRL).skip(skip).collect();
         let mut list = (numbers.len() as u32).to_le_bytes().to_vec();
         list.extend(&numbers);
         list.resize(list.len().next_multiple_of(4), 0);
         list
     };
-    for skip in 0..=8 {
+    for skip in 0..=9 {
         assert_eq!(bench.results(BASE, 0x6, &[skip]), list(skip as usize));
     }
-    assert_eq!(bench.status(BASE, 0x6, &[9]), -2);
+    assert_eq!(bench.status(BASE, 0x6, &[10]), -2);
     assert_eq!(bench.status(BASE, 0x6, &[u32::MAX]), -2);
 }
 
@@ -668,10 +680,10 @@ fn test_sensors_are_configured() {
     let config = |number: u32, exponent: i32, rest: u32| {
         number << 16 | (exponent as u32 & 0x1f) << 11 | rest
     };
-    assert_eq!(bench.words(SENSOR, 0x9, &[0]), [config(1, 0, 1)]);
+    assert_eq!(bench.words(SENSOR, 0x9, &[0]), [config(1, 0, 0)]);
     assert_eq!(
         bench.words(SENSOR, 0x8, &[0, 0]),
-        [4, 1 << 5 | 0b11110, 1 << 5 | 0b11111, 1 << 5, 1 << 5 | 1]
+        [4, 1 << 5 | 0b11110, 1 << 5 | 0b11111, 1 << 5, 4 << 5]
     );
     // 30 ms: down is 10, up is 100.
     for (rounding, exponent) in [(0, -2), (1 << 9, -1), (2 << 9, -2)] {
@@ -697,6 +709,8 @@ fn test_sensors_tell_of_readings() {
     bench.give(4, LINUX);
     bench.set(ResourceId::Sensor(7), "1,2,3");
     bench.ok(SENSOR, 0xb, &[7, 1]);
+    assert_eq!(bench.device.agent.due(), None, "it is off");
+    bench.ok(SENSOR, 0xa, &[7, 1]);
     assert!(bench.device.agent.due().is_some());
     bench.pass_time();
     let notice = bench.notice(SENSOR, 1);
@@ -777,8 +791,8 @@ fn test_guests_have_subscriptions_of_their_own() {
     second.run();
     assert!(second.told().is_empty(), "it has not asked");
     // What one sets of a sensor the other does not have.
-    first.ok(SENSOR, 0xa, &[0, 0]);
-    assert_eq!(second.words(SENSOR, 0x9, &[0])[0] & 1, 1);
+    first.ok(SENSOR, 0xa, &[0, 1]);
+    assert_eq!(second.words(SENSOR, 0x9, &[0])[0] & 1, 0);
 }
 
 #[test]
@@ -937,4 +951,95 @@ fn test_powers_that_leave_their_thresholds_are_told() {
     assert_eq!(told("2"), [(1, vec![0, 1, 2])]);
     bench.ok(POWERCAP, 0xb, &[1, 0, 0, 0]);
     assert_eq!(bench.device.agent.due(), None);
+}
+
+#[test]
+fn test_pins_groups_and_functions_are_described() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.words(PINCTRL, 0x1, &[]), [3 << 16 | 8, 4]);
+    for (number, selector, head, name) in [
+        (7, 0, 1, "pin7"),
+        (0, 1, 2, "uart0-pins"),
+        (2, 1, 1 << 31 | 4, "spi0-pins-with-"),
+        (3, 2, 3, "gpio"),
+    ] {
+        let attributes = bench.results(PINCTRL, 0x3, &[number, selector]);
+        assert_eq!(words(&attributes[..4]), [head]);
+        assert_eq!(text(&attributes[4..]), name);
+    }
+    let name = bench.results(PINCTRL, 0x9, &[2, 1]);
+    assert_eq!(text(&name[4..]), "spi0-pins-with-chip-select");
+    assert_eq!(bench.status(PINCTRL, 0x3, &[4, 2]), -4);
+    assert_eq!(bench.status(PINCTRL, 0x3, &[0, 3]), -2);
+    // Numbers of 16 bits, as many as there is room for.
+    let list = |bench: &mut Bench, arguments: [u32; 3], room| {
+        bench.command(PINCTRL, 0x4, &bytes(&arguments), room)
+    };
+    let whole = [4, 0, 0, 0, 4, 0, 5, 0, 6, 0, 7, 0].to_vec();
+    assert_eq!(list(&mut bench, [2, 1, 0], LINUX), (0, whole));
+    let part = [2, 0, 1, 0, 5, 0, 6, 0].to_vec();
+    assert_eq!(list(&mut bench, [2, 1, 1], 8 + 4 + 5), (0, part));
+    assert_eq!(list(&mut bench, [2, 1, 4], LINUX).0, -5);
+    assert_eq!(
+        list(&mut bench, [0, 0, 0], LINUX).0,
+        -2,
+        "a pin has no members"
+    );
+}
+
+#[test]
+fn test_pins_are_set() {
+    const ALL_OF: u32 = 1 << 18;
+    const GROUP: u32 = 1 << 16;
+    let mut bench = Bench::new();
+    assert_eq!(bench.words(PINCTRL, 0x5, &[1, ALL_OF]), [u32::MAX, 0]);
+    assert_eq!(bench.status(PINCTRL, 0x5, &[1, 4]), -2, "it is not set");
+    // Two settings of a pin: a pull-up and a drive strength.
+    bench.ok(PINCTRL, 0x6, &[1, u32::MAX, 2 << 2, 4, 1, 10, 8]);
+    assert_eq!(
+        bench.words(PINCTRL, 0x5, &[1, ALL_OF]),
+        [u32::MAX, 2, 4, 1, 10, 8]
+    );
+    assert_eq!(
+        bench.words(PINCTRL, 0x5, &[1, ALL_OF | 1 << 8]),
+        [u32::MAX, 1, 10, 8]
+    );
+    assert_eq!(bench.words(PINCTRL, 0x5, &[1, 10]), [u32::MAX, 1, 10, 8]);
+    // A function of a group, without settings.
+    bench.ok(PINCTRL, 0x6, &[1, 1, 1 << 10 | 1]);
+    assert_eq!(bench.words(PINCTRL, 0x5, &[1, 2 << 18 | GROUP]), [1, 0]);
+    for (message, arguments, status) in [
+        (0x6, &[1, 0, 1 << 10 | 1][..], -2),
+        (0x6, &[1, 9, 1 << 10 | 1], -4),
+        (0x6, &[1, 0, 1 << 2], -10),
+        (0x6, &[1, 0, 1 << 2, 256, 0], -2),
+        (0x6, &[1, 0, 2], -2),
+        (0x5, &[1, 3 << 18], -2),
+        (0x7, &[0, 2], -2),
+        (0x8, &[5, 0], -3),
+    ] {
+        assert_eq!(
+            bench.status(PINCTRL, message, arguments),
+            status,
+            "{arguments:x?}"
+        );
+    }
+}
+
+#[test]
+fn test_pins_are_one_guests_at_a_time() {
+    let hub = hub(|_| {});
+    let mut first = Bench::on(&hub, 0);
+    let mut second = Bench::on(&hub, 1);
+    first.ok(PINCTRL, 0x7, &[0, 1]);
+    first.ok(PINCTRL, 0x7, &[0, 0]);
+    assert_eq!(second.status(PINCTRL, 0x7, &[1, 0]), -11);
+    assert_eq!(second.status(PINCTRL, 0x6, &[1, 0, 1 << 2, 4, 1]), -11);
+    assert_eq!(second.status(PINCTRL, 0x8, &[1, 0]), -3);
+    second.ok(PINCTRL, 0x6, &[2, 0, 1 << 2, 4, 1]);
+    first.ok(PINCTRL, 0x8, &[1, 0]);
+    second.ok(PINCTRL, 0x7, &[1, 0]);
+    assert_eq!(second.status(PINCTRL, 0x7, &[0, 1]), -11);
+    drop(first);
+    second.ok(PINCTRL, 0x7, &[0, 1]);
 }

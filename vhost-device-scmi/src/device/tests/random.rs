@@ -36,7 +36,7 @@ proptest! {
             let bench = &mut guests[count % 2];
             // It looks at the header, the status, the length and what is around the answer.
             let (status, results) = bench.command(protocol, message, &arguments, room);
-            prop_assert!((-10..=0).contains(&status));
+            prop_assert!((-11..=0).contains(&status));
             prop_assert!(results.len() <= room as usize - 8);
             if count % 16 == 0 {
                 bench.give(1, room);

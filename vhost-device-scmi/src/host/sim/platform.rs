@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    SimClock, SimPerformance, SimPower, SimPowercap, SimReset, SimSensor, SimSystem, SimVoltage,
-    Wave,
+    SimClock, SimPerformance, SimPinctrl, SimPower, SimPowercap, SimReset, SimSensor, SimSystem,
+    SimVoltage, Wave,
 };
 use crate::host::{
-    Access, Axis, Clock, Intervals, Levels, Performance, PerformanceLevel, Permissions, Platform,
-    Power, PowerScale, PowerState, Powercap, Quantity, Rates, Reset, Resolution, Resource, Sensor,
-    Shape, SystemPower, Unit, Voltage,
+    Access, Axis, Clock, Intervals, Levels, Members, Performance, PerformanceLevel, Permissions,
+    Pinctrl, Platform, Power, PowerScale, PowerState, Powercap, Quantity, Rates, Reset, Resolution,
+    Resource, Sensor, Shape, SystemPower, Unit, Voltage,
 };
 
 fn resource<T>(name: &str, kind: T) -> Resource<T> {
@@ -35,7 +35,8 @@ fn seconds(seconds: u64) -> Duration {
 }
 
 fn sensor(shape: Shape, waves: Vec<Wave>) -> Sensor {
-    let intervals = [10, 100, 1000, 10_000];
+    // Linux 6.12's driver for IIO takes those above 4.2 s for others.
+    let intervals = [10, 100, 1000, 4000];
     Sensor {
         shape,
         intervals: Intervals::Discrete(intervals.map(Duration::from_millis).to_vec()),
@@ -266,6 +267,28 @@ fn powercaps() -> Vec<Resource<Powercap>> {
     ]
 }
 
+fn pinctrl() -> Pinctrl {
+    let members = |name: &str, members: &[u16]| Members {
+        name: name.to_owned(),
+        members: members.to_vec(),
+    };
+    Pinctrl {
+        pins: (0..8).map(|pin| format!("pin{pin}")).collect(),
+        groups: vec![
+            members("uart0-pins", &[0, 1]),
+            members("i2c0-pins", &[2, 3]),
+            members("spi0-pins-with-chip-select", &[4, 5, 6, 7]),
+        ],
+        functions: vec![
+            members("uart", &[0]),
+            members("i2c", &[1]),
+            members("spi", &[2]),
+            members("gpio", &[0, 1, 2]),
+        ],
+        driver: Arc::new(SimPinctrl::default()),
+    }
+}
+
 /// A whole platform. All guests may control all of it.
 pub fn platform() -> Platform {
     let power = |state| Power {
@@ -328,6 +351,7 @@ pub fn platform() -> Platform {
             ),
         ],
         powercaps: powercaps(),
+        pinctrl: Some(resource("pins", pinctrl())),
     }
 }
 
@@ -348,6 +372,7 @@ mod tests {
             platform.voltages.len(),
             platform.powercaps.len(),
             usize::from(platform.system.is_some()),
+            usize::from(platform.pinctrl.is_some()),
         ];
         assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
         for (id, driver) in platform.drivers() {
