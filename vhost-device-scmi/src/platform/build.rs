@@ -10,22 +10,23 @@ use super::file::{self, Choice, File, Files, GuestKey, Who};
 use super::{Checked, Problem, Span};
 use crate::host::linux::attribute::{Attribute, DIGITS, Number, Place, Sink, Switch};
 use crate::host::linux::hook::{
-    HookClock, HookPerformance, HookPowercap, HookReset, HookSensor, HookSystem, HookVoltage,
+    HookClock, HookPerformance, HookReset, HookSensor, HookSystem, HookVoltage,
 };
 use crate::host::linux::iio::{Buffers, Setup};
+use crate::host::linux::powercap::{Capped, Meter};
 use crate::host::linux::switched::Switched;
 use crate::host::linux::{
     OpenError, Root, USUAL_INTERVAL, frequency, gpio, hwmon, iio, power_supply, powercap,
     regulator, thermal, usual_intervals,
 };
 use crate::host::sim::{
-    SimClock, SimPerformance, SimPower, SimPowercap, SimReset, SimSensor, SimSystem, SimVoltage,
-    Wave,
+    SimClock, SimPerformance, SimPinctrl, SimPower, SimPowercap, SimReset, SimSensor, SimSystem,
+    SimVoltage, Wave,
 };
 use crate::host::{
-    Access, Axis, Clock, Guest, Intervals, Levels, Performance, PerformanceLevel, Permissions,
-    Platform, Power, PowerDriver, PowerScale, PowerState, Powercap, Quantity, Rates, Reset,
-    Resource, Sensor, SensorDriver, Shape, SystemDriver, SystemPower, Unit, Voltage,
+    Access, Axis, Clock, Guest, Intervals, Levels, Members, Performance, PerformanceLevel,
+    Permissions, Pinctrl, Platform, Power, PowerDriver, PowerScale, PowerState, Powercap, Quantity,
+    Rates, Reset, Resource, Sensor, SensorDriver, Shape, SystemDriver, SystemPower, Unit, Voltage,
 };
 
 /// The time that a guest has for shutting down, when the file does not say it.
@@ -52,73 +53,72 @@ pub(super) fn platform(root: &Root, file: File, guests: Guest) -> Checked<Platfo
         sub_vendor: places.text("sub-vendor", file.sub_vendor),
         ..Platform::default()
     };
-    for table in file.sensor {
-        let (span, table) = places.add("sensor", table, |table| &table.name);
-        let permissions = builder.guests.permissions(&table.read, &table.control)?;
-        let name = table.name.get_ref().clone();
-        let kind = builder.sensor(&span, table)?;
-        platform.sensors.push(resource(name, permissions, kind));
+    let clocks = names(&file.clock, |clock| &clock.name);
+    let zones = names(&file.powercap, |zone| &zone.name);
+    /// The resources of one list of the file, each made by `$make`.
+    macro_rules! make {
+        ($protocol:literal, $from:ident, $into:ident, |$span:ident, $table:ident, $writable:ident| $make:expr) => {
+            for table in file.$from {
+                let ($span, $table) = places.add($protocol, table, |table| &table.name);
+                let permissions = builder.guests.permissions(&$table.read, &$table.control)?;
+                let name = $table.name.get_ref().clone();
+                let $writable = is_writable(&permissions);
+                platform.$into.push(Resource {
+                    name,
+                    permissions,
+                    kind: $make?,
+                });
+            }
+        };
     }
-    let clocks: Vec<_> = file
-        .clock
-        .iter()
-        .map(|clock| clock.get_ref().name.get_ref().clone())
-        .collect();
-    for table in file.clock {
-        let (span, table) = places.add("clock", table, |table| &table.name);
-        let permissions = builder.guests.permissions(&table.read, &table.control)?;
-        let name = table.name.get_ref().clone();
-        let kind = builder.clock(&span, table, &clocks, is_writable(&permissions))?;
-        platform.clocks.push(resource(name, permissions, kind));
-    }
-    for table in file.power {
-        let (span, table) = places.add("power domain", table, |table| &table.name);
-        let permissions = builder.guests.permissions(&table.read, &table.control)?;
-        let name = table.name.get_ref().clone();
-        let kind = builder.power(&span, table, is_writable(&permissions))?;
-        platform.powers.push(resource(name, permissions, kind));
-    }
-    for table in file.performance {
-        let (span, table) = places.add("performance domain", table, |table| &table.name);
-        let permissions = builder.guests.permissions(&table.read, &table.control)?;
-        let name = table.name.get_ref().clone();
-        let kind = builder.performance(&span, table, is_writable(&permissions))?;
-        platform
-            .performances
-            .push(resource(name, permissions, kind));
-    }
-    for table in file.reset {
-        let (span, table) = places.add("reset domain", table, |table| &table.name);
-        let permissions = builder.guests.permissions(&table.read, &table.control)?;
-        let name = table.name.get_ref().clone();
-        let kind = builder.reset(&span, table)?;
-        platform.resets.push(resource(name, permissions, kind));
-    }
-    for table in file.voltage {
-        let (span, table) = places.add("voltage domain", table, |table| &table.name);
-        let permissions = builder.guests.permissions(&table.read, &table.control)?;
-        let name = table.name.get_ref().clone();
-        let kind = builder.voltage(&span, table, is_writable(&permissions))?;
-        platform.voltages.push(resource(name, permissions, kind));
-    }
-    let zones: Vec<_> = file
-        .powercap
-        .iter()
-        .map(|zone| zone.get_ref().name.get_ref().clone())
-        .collect();
-    for table in file.powercap {
-        let (span, table) = places.add("power capping domain", table, |table| &table.name);
-        let permissions = builder.guests.permissions(&table.read, &table.control)?;
-        let name = table.name.get_ref().clone();
-        let kind = builder.powercap(&span, table, &zones, is_writable(&permissions))?;
-        platform.powercaps.push(resource(name, permissions, kind));
-    }
+    make!("sensor", sensor, sensors, |span, table, _writable| builder
+        .sensor(&span, table));
+    make!("clock", clock, clocks, |span, table, writable| builder
+        .clock(&span, table, &clocks, writable));
+    make!("power domain", power, powers, |span, table, writable| {
+        builder.power(&span, table, writable)
+    });
+    make!(
+        "performance domain",
+        performance,
+        performances,
+        |span, table, writable| builder.performance(&span, table, writable)
+    );
+    make!("reset domain", reset, resets, |span, table, _writable| {
+        builder.reset(&span, table)
+    });
+    make!(
+        "voltage domain",
+        voltage,
+        voltages,
+        |span, table, writable| { builder.voltage(&span, table, writable) }
+    );
+    make!(
+        "power capping domain",
+        powercap,
+        powercaps,
+        |span, table, writable| { builder.powercap(&span, table, &zones, writable) }
+    );
     if let Some(table) = file.system {
         let (span, table) = (table.span(), table.into_inner());
         let permissions = builder.guests.permissions(&table.read, &table.control)?;
         let name = table.name.clone().unwrap_or_else(|| "system".to_owned());
         let kind = builder.system(&span, table)?;
-        platform.system = Some(resource(name, permissions, kind));
+        platform.system = Some(Resource {
+            name,
+            permissions,
+            kind,
+        });
+    }
+    if let Some(table) = file.pinctrl {
+        let (span, table) = places.add("pin controller", table, |table| &table.name);
+        let permissions = builder.guests.permissions(&table.read, &table.control)?;
+        let name = table.name.get_ref().clone();
+        platform.pinctrl = Some(Resource {
+            name,
+            permissions,
+            kind: pinctrl(&span, table)?,
+        });
     }
     platform.check().map_err(|invalid| {
         let span = places.of(invalid.protocol, &invalid.name);
@@ -132,12 +132,10 @@ pub(super) fn platform(root: &Root, file: File, guests: Guest) -> Checked<Platfo
     Ok(platform)
 }
 
-fn resource<T>(name: String, permissions: Permissions, kind: T) -> Resource<T> {
-    Resource {
-        name,
-        permissions,
-        kind,
-    }
+/// The names of a list's resources, for those that name each other.
+fn names<T>(list: &[Spanned<T>], name: impl Fn(&T) -> &Spanned<String>) -> Vec<String> {
+    let names = list.iter().map(|table| name(table.get_ref()).get_ref());
+    names.cloned().collect()
 }
 
 /// Where resources are in the file, by protocol and name.
@@ -1008,11 +1006,12 @@ impl Builder<'_> {
                 PowercapBacking::Zone(zone) => {
                     refuse(&table.power_scale, "the kernel counts in µW: leave it out")?;
                     power_scale = PowerScale::Microwatts;
-                    let monitoring = zone.monitoring.unwrap_or(true);
+                    let measured = zone.monitoring.unwrap_or(true);
                     let constraint = zone.constraint.as_deref();
-                    let zone =
-                        powercap::open(self.root, &zone.zone, constraint, writable, monitoring)
-                            .map_err(at(&place))?;
+                    let name = &zone.zone;
+                    let opened =
+                        powercap::open(self.root, name, constraint, writable, measured, usual);
+                    let zone = opened.map_err(at(&place))?;
                     cap = cap.or_else(|| {
                         Some(file::Steps {
                             min: zone.min_uw?,
@@ -1022,7 +1021,7 @@ impl Builder<'_> {
                     });
                     let now = zone.interval_us.unwrap_or(usual);
                     let monitoring = zone.monitoring;
-                    let driver = Arc::new(zone.driver(now));
+                    let driver = Arc::new(zone.driver);
                     (interval.unwrap_or(fixed(now)), monitoring, driver)
                 }
                 PowercapBacking::Hook(hook) => {
@@ -1030,7 +1029,7 @@ impl Builder<'_> {
                     let highest = cap.ok_or_else(needed)?.max.into();
                     let (number, backing) = self.number(&hook.cap, writable, highest, &place)?;
                     let memory = Number::open(Place::MEMORY, usual.into()).map_err(at(&place))?;
-                    let pai =
+                    let interval_us =
                         self.optional_number(&hook.interval_us, writable, usual.into(), &place)?;
                     let power = hook
                         .power
@@ -1038,11 +1037,11 @@ impl Builder<'_> {
                         .map(|path| Attribute::to_read(&self.root.path(path)));
                     let power = power.transpose().map_err(at(&place))?;
                     let monitoring = power.is_some();
-                    let driver = HookPowercap {
+                    let driver = Capped {
                         cap: number,
                         enabled: self.optional_switch(&hook.enabled, writable, true, &place)?,
-                        interval_us: pai.unwrap_or(memory),
-                        power,
+                        interval: interval_us.unwrap_or(memory),
+                        meter: power.map(Meter::Power),
                         backing,
                     };
                     (
@@ -1107,6 +1106,43 @@ impl Builder<'_> {
         };
         Ok(SystemPower { timeout, driver })
     }
+}
+
+/// Pins are simulated: the kernel lets nobody else than itself have them.
+fn pinctrl(span: &Span, table: file::Pinctrl) -> Checked<Pinctrl> {
+    one(span, [("sim", placed(table.sim, |_| ()))])?;
+    let groups = members("pin", table.groups, &table.pins)?;
+    let called: Vec<_> = groups.iter().map(|group| group.name.clone()).collect();
+    let functions = members("group", table.functions, &called)?;
+    Ok(Pinctrl {
+        pins: table.pins,
+        groups,
+        functions,
+        driver: Arc::new(SimPinctrl::default()),
+    })
+}
+
+/// Groups of what has these names.
+fn members(
+    what: &str,
+    tables: Option<Vec<file::Members>>,
+    names: &[String],
+) -> Checked<Vec<Members>> {
+    let member = |name: &Spanned<String>| {
+        let found = names.iter().position(|other| other == name.get_ref());
+        let found = found.and_then(|position| u16::try_from(position).ok());
+        found.ok_or_else(|| {
+            let why = format!("there is no {what} that is called {:?}", name.get_ref());
+            Problem::at(&name.span(), why)
+        })
+    };
+    let tables = tables.unwrap_or_default().into_iter().map(|table| {
+        Ok(Members {
+            members: table.members.iter().map(member).collect::<Checked<_>>()?,
+            name: table.name,
+        })
+    });
+    tables.collect()
 }
 
 /// Whether something can be turned off: what the file says, if the hardware can.

@@ -35,6 +35,7 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) powercap: Vec<Spanned<Powercap>>,
     pub(super) system: Option<Spanned<System>>,
+    pub(super) pinctrl: Option<Spanned<Pinctrl>>,
 }
 
 /// Which guests.
@@ -484,5 +485,23 @@ table! {
         timeout_ms: Option<u64>,
         hook: Option<Spanned<PathBuf>>,
         sim: Option<Spanned<Nothing>>,
+    }
+}
+
+resource! {
+    /// `[pinctrl]`
+    Pinctrl {
+        pins: Vec<String>,
+        groups: Option<Vec<Members>>,
+        functions: Option<Vec<Members>>,
+        sim: Option<Spanned<Nothing>>,
+    }
+}
+
+table! {
+    /// A group of pins, or a function of groups.
+    Members {
+        name: String,
+        members: Vec<Spanned<String>>,
     }
 }

@@ -188,6 +188,10 @@ fn test_the_example_is_what_it_says() {
     assert_eq!(tree.read(limit), "7000000\n");
     assert_eq!((cap.min_pai_us, cap.max_pai_us), (976, 976));
     assert_eq!(platform.powercaps[1].kind.parent, Some(0));
+
+    let pins = &platform.pinctrl.as_ref().unwrap().kind;
+    assert_eq!(pins.groups[1].members, [2, 3]);
+    assert_eq!(pins.functions[1].members, [1]);
 }
 
 #[test]

@@ -6,8 +6,8 @@
 use super::Opened;
 use super::attribute::{Attribute, Number, Sink, Switch, parse_number};
 use crate::host::{
-    ClockDriver, Driver, Error, Guest, Limits, PerformanceDriver, PowercapDriver, Reading,
-    ResetDriver, Result, SensorDriver, SystemDriver, SystemState, VoltageDriver,
+    ClockDriver, Driver, Error, Guest, Limits, PerformanceDriver, Reading, ResetDriver, Result,
+    SensorDriver, SystemDriver, SystemState, VoltageDriver,
 };
 
 /// A sensor: a line with a number for each axis, with white space between them.
@@ -223,61 +223,6 @@ impl VoltageDriver for HookVoltage {
 
     fn set_enabled(&self, enabled: bool) -> Result<()> {
         some(&self.enabled)?.set(enabled)
-    }
-}
-
-/// A power capping domain.
-#[derive(Debug)]
-pub struct HookPowercap {
-    /// The cap.
-    pub cap: Number,
-    /// Whether there is capping.
-    pub enabled: Option<Switch>,
-    /// The averaging interval, in microseconds.
-    pub interval_us: Number,
-    /// The power.
-    pub power: Option<Attribute>,
-    /// What it is called in `--check`.
-    pub backing: String,
-}
-
-impl Driver for HookPowercap {
-    fn backing(&self) -> String {
-        self.backing.clone()
-    }
-}
-
-impl PowercapDriver for HookPowercap {
-    fn cap(&self) -> Result<Option<u32>> {
-        match &self.enabled {
-            Some(enabled) if !enabled.get()? => Ok(None),
-            _ => self.cap.get_as().map(Some),
-        }
-    }
-
-    fn set_cap(&self, cap: Option<u32>) -> Result<()> {
-        let Some(cap) = cap else {
-            return some(&self.enabled)?.set(false);
-        };
-        self.cap.set(cap.into())?;
-        match &self.enabled {
-            Some(enabled) => enabled.set(true),
-            None => Ok(()),
-        }
-    }
-
-    fn pai_us(&self) -> Result<u32> {
-        self.interval_us.get_as()
-    }
-
-    fn set_pai_us(&self, interval: u32) -> Result<()> {
-        self.interval_us.set(interval.into())
-    }
-
-    fn power(&self) -> Result<u32> {
-        let power = some(&self.power)?;
-        let number = power.number()?;
-        u32::try_from(number).map_err(|_| power.says(number, "within bounds"))
     }
 }
 

@@ -22,21 +22,14 @@ pub struct Zone {
     pub interval_us: Option<u32>,
     /// Whether the power is measured.
     pub monitoring: bool,
-    driver: Capped,
-}
-
-impl Zone {
-    /// The driver. Until it can be read or is set, the averaging interval is this, in
-    /// microseconds.
-    pub fn driver(mut self, interval_us: u32) -> Capped {
-        self.driver.fixed_interval_us = interval_us;
-        self.driver
-    }
+    /// The driver.
+    pub driver: Capped,
 }
 
 /// Opens the zone `zone`: what its `name` says, or its name in the class (`intel-rapl:0`), or a
 /// path. The cap is that of `constraint`, by its number or by its name (`long_term`), or the first
-/// one. It can be set if `writable`; the power is measured if `monitoring` and if it can be.
+/// one. It can be set if `writable`; the power is measured if `monitoring` and if it can be. Where
+/// the kernel has no averaging interval, it is `interval_us`, in microseconds.
 ///
 /// # Errors
 /// When there is no such zone or constraint, with those that there are.
@@ -46,6 +39,7 @@ pub fn open(
     constraint: Option<&str>,
     writable: bool,
     monitoring: bool,
+    interval_us: u32,
 ) -> Opened<Zone> {
     let zone = root.device("sys/class/powercap", "name", zone)?;
     let names = entries(&zone)?;
@@ -53,7 +47,10 @@ pub fn open(
     let of_constraint = |what: &str| zone.join(format!("constraint_{constraint}_{what}"));
     let cap_path = of_constraint("power_limit_uw");
     let interval_path = of_constraint("time_window_us");
-    let has_interval = interval_path.exists();
+    let interval_place = match interval_path.exists() {
+        true => Place::at(&interval_path, writable),
+        false => Place::MEMORY,
+    };
     let enabled_path = zone.join("enabled");
     let enabled = enabled_path
         .exists()
@@ -77,10 +74,7 @@ pub fn open(
         driver: Capped {
             cap: Number::open(Place::at(&cap_path, writable), 0)?,
             enabled,
-            interval: has_interval
-                .then(|| Number::open(Place::at(&interval_path, writable), 0))
-                .transpose()?,
-            fixed_interval_us: 0,
+            interval: Number::open(interval_place, interval_us.into())?,
             meter,
             backing: zone.display().to_string(),
         },
@@ -124,15 +118,19 @@ fn find_constraint(
         })
 }
 
-/// A power capping domain on the kernel's.
+/// A power capping domain, on the kernel's files or a hook's.
 #[derive(Debug)]
 pub struct Capped {
-    cap: Number,
-    enabled: Option<Switch>,
-    interval: Option<Number>,
-    fixed_interval_us: u32,
-    meter: Option<Meter>,
-    backing: String,
+    /// The cap.
+    pub cap: Number,
+    /// Whether there is capping.
+    pub enabled: Option<Switch>,
+    /// The averaging interval, in microseconds.
+    pub interval: Number,
+    /// What tells the power.
+    pub meter: Option<Meter>,
+    /// What it is called in `--check`.
+    pub backing: String,
 }
 
 impl Driver for Capped {
@@ -162,15 +160,11 @@ impl PowercapDriver for Capped {
     }
 
     fn pai_us(&self) -> Result<u32> {
-        match &self.interval {
-            Some(interval) => interval.get_as(),
-            None => Ok(self.fixed_interval_us),
-        }
+        self.interval.get_as()
     }
 
     fn set_pai_us(&self, interval_us: u32) -> Result<()> {
-        let interval = self.interval.as_ref().ok_or(Error::NotSupported)?;
-        interval.set(interval_us.into())
+        self.interval.set(interval_us.into())
     }
 
     fn power(&self) -> Result<u32> {
@@ -182,8 +176,10 @@ impl PowercapDriver for Capped {
 
 /// What tells how much power is used.
 #[derive(Debug)]
-enum Meter {
+pub enum Meter {
+    /// A file with the power.
     Power(Attribute),
+    /// A counter of energy.
     Energy(Energy),
 }
 
@@ -217,7 +213,7 @@ impl Meter {
 
 /// A counter of energy, in µJ.
 #[derive(Debug)]
-struct Energy {
+pub struct Energy {
     counter: Attribute,
     /// Where the counter starts again from 0.
     range: Option<i64>,
@@ -293,7 +289,7 @@ mod tests {
     }
 
     fn zone(tree: &Tree, constraint: Option<&str>) -> Opened<Zone> {
-        open(&tree.root(), "package-0", constraint, true, true)
+        open(&tree.root(), "package-0", constraint, true, true, 976)
     }
 
     #[test]
@@ -302,7 +298,7 @@ mod tests {
         let found = zone(&tree, None).unwrap();
         assert_eq!((found.min_uw, found.max_uw), (None, Some(28_000_000)));
         assert_eq!(found.interval_us, Some(27_983_872));
-        let capped = found.driver(1);
+        let capped = found.driver;
         assert_eq!(capped.cap().unwrap(), Some(15_000_000));
         capped.set_cap(Some(20_000_000)).unwrap();
         let limit = format!("{ZONE}/constraint_0_power_limit_uw");
@@ -322,10 +318,12 @@ mod tests {
     fn test_constraints_have_names_and_numbers() {
         let tree = tree();
         for constraint in ["short_term", "1"] {
-            let capped = zone(&tree, Some(constraint)).unwrap().driver(976);
+            let capped = zone(&tree, Some(constraint)).unwrap().driver;
             assert_eq!(capped.cap().unwrap(), Some(35_000_000));
             assert_eq!(capped.pai_us().unwrap(), 976);
-            assert!(matches!(capped.set_pai_us(1), Err(Error::NotSupported)));
+            // It is remembered only.
+            capped.set_pai_us(1000).unwrap();
+            assert_eq!(capped.pai_us().unwrap(), 1000);
         }
         let error = zone(&tree, Some("peak")).unwrap_err().to_string();
         assert!(error.contains("0 (long_term), 1 (short_term)"), "{error}");
@@ -357,6 +355,6 @@ mod tests {
         tree.remove(&format!("{ZONE}/energy_uj"));
         let found = zone(&tree, None).unwrap();
         assert!(!found.monitoring);
-        assert!(matches!(found.driver(1).power(), Err(Error::NotSupported)));
+        assert!(matches!(found.driver.power(), Err(Error::NotSupported)));
     }
 }
