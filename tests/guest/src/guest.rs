@@ -26,7 +26,7 @@ const LIFE: Duration = Duration::from_secs(120);
 /// How long QEMU may take to open its monitor and command port.
 const QEMU_START: Duration = Duration::from_secs(30);
 /// The guest's memory.
-const MEMORY: &str = "256M";
+const MEMORY: &str = "512M";
 /// How long QEMU waits between attempts to connect to a daemon that has gone.
 const RECONNECT: &str = ",reconnect-ms=100";
 /// Starts the guest anew at once, init or not.
