@@ -14,6 +14,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 use vhost_device_arm64::build::{self, Built};
+use vhost_device_arm64::cycles;
 use vhost_device_guest::setup::{ARM64_TARGET, Arm64, Progress};
 
 use crate::steps::{Counts, counted};
@@ -46,6 +47,9 @@ const OPTIMIZED: [&str; 6] = [
     "virtio-queue",
     "vm-memory",
 ];
+
+/// The page with the cycles, in the workspace.
+const CYCLES: &str = "docs/bench-arm64.md";
 
 /// A test that cannot pass under qemu-user.
 struct Skipped {
@@ -83,6 +87,14 @@ pub(crate) enum Action {
     },
     /// Run the tests of the queue, the session and the devices under qemu-user
     Test,
+    /// Say how many cycles a chain takes on some arm64 cores, beside virtio-queue
+    ///
+    /// By the instructions that qemu-user executes, and llvm-mca.
+    Cycles {
+        /// Write the page in docs/ too
+        #[arg(long)]
+        write: bool,
+    },
 }
 
 /// Does it.
@@ -93,6 +105,14 @@ pub(crate) fn run(action: &Action) -> Result<()> {
         Action::Build { linked_statically } => {
             for program in build_daemons(&tools, *linked_statically)? {
                 println!("{}", program.display());
+            }
+        }
+        Action::Cycles { write } => {
+            let page = cycles::page()?;
+            print!("{page}");
+            if *write {
+                fs::write(build::workspace().join(CYCLES), page)
+                    .with_context(|| format!("cannot write {CYCLES}"))?;
             }
         }
         Action::Test => {

@@ -10,9 +10,11 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`build`] | cargo for arm64, and the programs that it builds |
+//! | [`cycles`] | how long that takes on some cores |
 //! | [`disassembly`] | functions, their instructions, and which of them order memory |
 //! | [`probes`] | the probes: their disassembly and what they execute |
 
 pub mod build;
+pub mod cycles;
 pub mod disassembly;
 pub mod probes;

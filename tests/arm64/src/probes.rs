@@ -13,6 +13,10 @@ use crate::disassembly::{Disassembly, Instruction};
 /// How many chains a turn has, of two descriptors each; that of the example.
 pub const BATCH: usize = 16;
 
+/// The processor that is emulated: one with LSE and without SVE, which some cores lack that the
+/// instructions are weighed for, and for which the C library has another `memcpy`.
+const CPU: &str = "neoverse-n1";
+
 /// The program, built for release as the daemons are, and linked statically.
 #[derive(Debug)]
 pub struct Probes {
@@ -81,7 +85,7 @@ impl Probes {
         let directory = tempfile::tempdir()?;
         let log = directory.path().join("trace");
         let status = Command::new(self.tools.emulator())
-            .args(["-one-insn-per-tb", "-d", "exec,nochain", "-D"])
+            .args(["-cpu", CPU, "-one-insn-per-tb", "-d", "exec,nochain", "-D"])
             .args([&log, &self.program])
             .arg(ring)
             .status()
