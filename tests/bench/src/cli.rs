@@ -30,6 +30,10 @@ pub(crate) struct Cli {
     #[arg(long)]
     pub(crate) count: bool,
 
+    /// Measure the queue without libvhost-user and rte_vhost, and build neither
+    #[arg(long)]
+    pub(crate) no_c_peers: bool,
+
     /// Fewer and shorter rounds: a look, not a result
     #[arg(long)]
     quick: bool,
@@ -74,7 +78,7 @@ pub(crate) enum Device {
     I2c,
     /// vhost-device-gpio, in a guest with a simulated chip of the kernel's
     Gpio,
-    /// The queue alone, beside virtio-queue
+    /// The queue alone, beside virtio-queue, libvhost-user and rte_vhost
     Queue,
 }
 

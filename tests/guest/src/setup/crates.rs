@@ -152,14 +152,15 @@ impl Program<'_> {
     }
 }
 
-/// Unpacks packages into the directory `root`.
-fn unpack(
+/// Unpacks packages into the directory `root`, and returns the versions that they have.
+pub(super) fn unpack(
     packages: &[(&'static str, &'static str)],
     root: &Path,
     apt: &Apt<'_>,
     cache: &LockedCache,
     progress: &Progress,
-) -> Result<()> {
+) -> Result<Vec<String>> {
+    let mut versions = Vec::new();
     for &(package, version) in packages {
         let debs = cache.temporary()?;
         let deb = apt.download(&Pin { package, version }, debs.path())?;
@@ -168,8 +169,9 @@ fn unpack(
             command.arg("-x").arg(&deb.path).arg(root);
             step.command(&mut command, &debs.path().join("log"))
         })?;
+        versions.push(deb.version);
     }
-    Ok(())
+    Ok(versions)
 }
 
 fn variables<'a>(

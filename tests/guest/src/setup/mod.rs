@@ -5,7 +5,7 @@
 //! packages. What was built stays in the cache; when nothing is missing,
 //! nothing is downloaded and apt is not asked. [`find`] only looks.
 //! [`install_crate`] is apart from guests: it installs a program of crates.io
-//! into the same cache.
+//! into the same cache, and [`build_library`] builds something of C for a bench.
 //!
 //! Versions are pinned to a series and not exactly, because Debian's mirrors
 //! keep only the latest of each.
@@ -17,6 +17,7 @@ mod cpio;
 mod crates;
 mod initramfs;
 mod kernel;
+mod library;
 mod progress;
 mod qemu;
 mod tools;
@@ -30,6 +31,7 @@ use crate::programs::Programs;
 use apt::{Apt, Tool};
 use cache::Cache;
 pub use crates::{Build, install_crate, install_crate_with};
+pub use library::{Library, Origin, build_library};
 pub use progress::Progress;
 
 /// What a guest is booted from.
