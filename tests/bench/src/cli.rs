@@ -30,7 +30,8 @@ pub(crate) struct Cli {
     #[arg(long)]
     pub(crate) count: bool,
 
-    /// Measure the queue without libvhost-user and rte_vhost, and build neither
+    /// Measure the queue without libvhost-user and rte_vhost and count no instructions: this installs
+    /// and builds nothing
     #[arg(long)]
     pub(crate) no_c_peers: bool,
 

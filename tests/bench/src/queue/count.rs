@@ -29,21 +29,19 @@ const TOLERANCE: f64 = 2.0;
 pub(super) enum Whose {
     /// Those of our queue, for the baseline.
     Ours,
-    /// Those of all sides but the peers of C.
-    AllOfRust,
-    /// Those of all.
+    /// Those of all sides, with the peers of C.
     All,
 }
 
 impl Whose {
-    const ALL: [Self; 3] = [Self::Ours, Self::AllOfRust, Self::All];
+    const ALL: [Self; 2] = [Self::Ours, Self::All];
 
     /// The sides, and those to choose from.
     fn sides(self) -> Result<(Sides, Vec<Side>)> {
         let sides = Sides::load(self == Self::All)?;
         let wanted = match self {
             Self::Ours => vec![Side::Split, Side::Packed],
-            _ => sides.of(1).collect(),
+            Self::All => sides.of(1).collect(),
         };
         Ok((sides, wanted))
     }
@@ -251,7 +249,7 @@ mod tests {
 
     #[test]
     fn the_part_inside_counts_what_it_is_asked_for() {
-        for whose in [Whose::Ours, Whose::AllOfRust, Whose::All] {
+        for whose in [Whose::Ours, Whose::All] {
             assert_eq!(Whose::ALL[whose as usize], whose);
         }
         let (sides, wanted) = Whose::Ours.sides().unwrap();
