@@ -30,6 +30,11 @@ pub(crate) struct Cli {
     #[arg(long)]
     pub(crate) count: bool,
 
+    /// Measure the queue without libvhost-user and rte_vhost and count no instructions: this installs
+    /// and builds nothing
+    #[arg(long)]
+    pub(crate) no_c_peers: bool,
+
     /// Fewer and shorter rounds: a look, not a result
     #[arg(long)]
     quick: bool,
@@ -76,7 +81,7 @@ pub(crate) enum Device {
     Gpio,
     /// vhost-device-scmi, on this machine
     Scmi,
-    /// The queue alone, beside virtio-queue
+    /// The queue alone, beside virtio-queue, libvhost-user and rte_vhost
     Queue,
     /// vhost-device-rng with --poll-us, at depth 1
     Poll,

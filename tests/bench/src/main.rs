@@ -5,7 +5,7 @@
 //! | `cli` | the command line |
 //! | `rng`, `i2c`, `gpio`, `scmi` | what is measured of a device |
 //! | `poll` | a round trip with polling, without it, and the peer's |
-//! | `queue` | the queue beside `virtio-queue`, without daemons |
+//! | `queue` | the queue beside `virtio-queue`, libvhost-user and rte_vhost, without daemons |
 //! | `host` | both daemons in a guest that is their host, and the report on them |
 //! | `programs` | the daemons' programs: ours is built, the peer is installed |
 //! | `daemon` | a daemon that runs |
@@ -16,7 +16,8 @@
 //! | `table` | tables of both sides |
 //! | `machine` | the machine, for the report |
 //!
-//! `unsafe` is in `process` (the CPU clock of another process).
+//! `unsafe` is in `process` (the CPU clock of another process) and in `queue::c_peers` (the calls of
+//! peers that are written in C).
 
 mod cli;
 mod cpus;

@@ -6,10 +6,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use vhost_device_driver::{Buffer, GuestMemory, PackedRing, Ring, SplitRing};
+use vhost_device_driver::{Buffer, GuestMemory, Ring};
 
-use super::measure::{DATA, RING, SIZE, Times, memory, sides_in_turn};
-use super::sides::{Bare, Device, Locked, Ours, Place};
+use super::measure::{DATA, Figures, RING, SIZE, memory, sides_in_turn};
+use super::sides::{Device, Place, Sides, Work};
 use crate::cpus::Cpus;
 
 /// How many chains the driver keeps there, and how many the device takes at once.
@@ -19,19 +19,21 @@ const BATCH: usize = 64;
 /// A round: nanoseconds for a chain of each side, and for a cache line there and back.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Round {
-    pub(super) times: Times,
+    pub(super) times: Figures,
     pub(super) line: f64,
 }
 
 /// Measures all sides in turn, in each round.
-pub(super) fn take(rounds: usize, cell: Duration, cpus: &Cpus) -> Result<Vec<Round>> {
+pub(super) fn take(
+    rounds: usize,
+    cell: Duration,
+    cpus: &Cpus,
+    sides: &Sides,
+) -> Result<Vec<Round>> {
     (0..rounds)
         .map(|round| {
-            let times = sides_in_turn(round, |side| match side {
-                0 => time::<SplitRing, _>(cell, cpus, |place| Ours::new(place, false)),
-                1 => time::<PackedRing, _>(cell, cpus, |place| Ours::new(place, true)),
-                2 => time::<SplitRing, _>(cell, cpus, Bare::new),
-                _ => time::<SplitRing, _>(cell, cpus, Locked::new),
+            let times = sides_in_turn(round, sides.of(1), |side| {
+                sides.work(side, Across { cell, cpus })
             })?;
             let line = ping_pong(cell, cpus)?;
             Ok(Round { times, line })
@@ -63,51 +65,60 @@ fn beside<T>(
 }
 
 /// Nanoseconds for a chain.
-fn time<R: Ring, D: Device + Send>(
+struct Across<'a> {
     cell: Duration,
-    cpus: &Cpus,
-    make: impl FnOnce(Place<'_>) -> Result<D>,
-) -> Result<f64> {
-    let memory: GuestMemory = memory(1);
-    let layout = R::place_at(RING, SIZE);
-    let mut ring = R::create(&memory, layout, SIZE, true);
-    let mut device = make(Place {
-        memory: &memory,
-        layout,
-        size: SIZE,
-        event_idx: true,
-    })?;
-    let buffer = [Buffer::writable(DATA, 64)];
-    let run = || {
-        device.run(BATCH);
-        std::hint::spin_loop();
-    };
-    beside(cpus, run, || {
-        ring.disarm_calls();
-        let mut chains = 0u64;
-        let mut start = Instant::now();
-        let mut warm = false;
-        loop {
-            for _ in 0..100 {
-                while ring.outstanding() < OUTSTANDING {
-                    ring.add(&buffer).expect("the ring is longer");
+    cpus: &'a Cpus,
+}
+
+impl Work for Across<'_> {
+    type Output = f64;
+
+    fn on<R: Ring, D: Device + Send>(
+        self,
+        make: impl FnOnce(Place<'_>) -> Result<D>,
+    ) -> Result<f64> {
+        let Self { cell, cpus } = self;
+        let memory: GuestMemory = memory(1);
+        let layout = R::place_at(RING, SIZE);
+        let mut ring = R::create(&memory, layout, SIZE, true);
+        let mut device = make(Place {
+            memory: &memory,
+            layout,
+            size: SIZE,
+            event_idx: true,
+        })?;
+        let buffer = [Buffer::writable(DATA, 64)];
+        let run = || {
+            device.run(BATCH);
+            std::hint::spin_loop();
+        };
+        beside(cpus, run, || {
+            ring.disarm_calls();
+            let mut chains = 0u64;
+            let mut start = Instant::now();
+            let mut warm = false;
+            loop {
+                for _ in 0..100 {
+                    while ring.outstanding() < OUTSTANDING {
+                        ring.add(&buffer).expect("the ring is longer");
+                    }
+                    ring.publish();
+                    while ring.pop_used().is_some() {
+                        chains += 1;
+                    }
                 }
-                ring.publish();
-                while ring.pop_used().is_some() {
-                    chains += 1;
+                if !warm && start.elapsed() >= cell / 4 {
+                    (warm, chains, start) = (true, 0, Instant::now());
+                }
+                // On a busy machine the other CPU may be somebody else's for a while.
+                if warm && start.elapsed() >= cell && chains > 0 {
+                    break;
                 }
             }
-            if !warm && start.elapsed() >= cell / 4 {
-                (warm, chains, start) = (true, 0, Instant::now());
-            }
-            // On a busy machine the other CPU may be somebody else's for a while.
-            if warm && start.elapsed() >= cell && chains > 0 {
-                break;
-            }
-        }
-        let spent = start.elapsed();
-        Ok(spent.as_secs_f64() * 1e9 / chains as f64)
-    })
+            let spent = start.elapsed();
+            Ok(spent.as_secs_f64() * 1e9 / chains as f64)
+        })
+    }
 }
 
 /// Nanoseconds for a cache line to go to the other CPU and back.

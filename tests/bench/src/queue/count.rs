@@ -10,11 +10,11 @@ use std::process::{Command, Stdio};
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail, ensure};
-use vhost_device_driver::{PackedRing, Ring, SplitRing};
+use vhost_device_driver::Ring;
 use vhost_device_guest::setup::{self, Progress};
 
-use super::measure::{CHAINS, Loop, Shape, shapes};
-use super::sides::{Device, Ours};
+use super::measure::{CHAINS, Figures, Loop, Measured, Shape, shapes};
+use super::sides::{Device, Place, Side, Sides, Work};
 use crate::machine;
 use crate::programs::workspace;
 
@@ -24,27 +24,76 @@ const BASELINE: &str = "tests/bench/instructions.txt";
 /// By how many percent a count may differ from the baseline.
 const TOLERANCE: f64 = 2.0;
 
-/// What is counted, in the order in which it is.
-fn cells() -> impl Iterator<Item = (bool, Shape)> {
-    let kinds = [false, true].into_iter();
-    // What the flags cost is one comparison a batch: one of the two is enough.
-    kinds.flat_map(|packed| {
-        let shapes = shapes().into_iter().filter(|shape| shape.event_idx);
-        shapes.map(move |shape| (packed, shape))
-    })
+/// Whose instructions are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// Those of our queue, for the baseline.
+    Ours,
+    /// Those of all sides, with the peers of C.
+    All,
 }
 
-fn label((packed, shape): (bool, Shape)) -> String {
-    let kind = if packed { "packed" } else { "split" };
+impl Whose {
+    const ALL: [Self; 2] = [Self::Ours, Self::All];
+
+    /// The sides, and those to choose from.
+    fn sides(self) -> Result<(Sides, Vec<Side>)> {
+        let sides = Sides::load(self == Self::All)?;
+        let wanted = match self {
+            Self::Ours => vec![Side::Split, Side::Packed],
+            Self::All => sides.of(1).collect(),
+        };
+        Ok((sides, wanted))
+    }
+}
+
+/// What is counted, in the order in which it is.
+fn cells(sides: &Sides, wanted: &[Side]) -> Vec<(Side, Shape)> {
+    let mut cells = Vec::new();
+    for side in wanted {
+        // What the flags cost is one comparison a batch: one of the two is enough.
+        let shapes = shapes().into_iter().filter(|shape| shape.event_idx);
+        let can = shapes.filter(|shape| sides.of(shape.regions).any(|can| can == *side));
+        cells.extend(can.map(|shape| (*side, shape)));
+    }
+    cells
+}
+
+fn label((side, shape): (Side, Shape)) -> String {
+    let kind = if side == Side::Packed {
+        "packed"
+    } else {
+        "split"
+    };
     format!("{kind}, {}", super::label(shape))
+}
+
+/// Counts for the report: a round of figures for each shape that is counted.
+pub(super) fn take(whose: Whose) -> Result<Vec<Measured>> {
+    let mut measured: Vec<Measured> = Vec::new();
+    for ((side, shape), count) in count(whose)? {
+        let known = measured.iter_mut().find(|known| known.shape == shape);
+        match known.and_then(|known| known.rounds.first_mut()) {
+            Some(figures) => figures.set(side, count),
+            None => {
+                let mut figures = Figures::default();
+                figures.set(side, count);
+                measured.push(Measured {
+                    shape,
+                    rounds: vec![figures],
+                });
+            }
+        }
+    }
+    Ok(measured)
 }
 
 /// Counts, prints, and compares with the baseline, or writes it.
 pub(super) fn run(write: bool) -> Result<()> {
     let compiler = machine::compiler()?;
-    let counts = count()?;
+    let counts = count(Whose::Ours)?;
     let mut page = format!("# Instructions for a chain, on x86_64, by {compiler}\n");
-    for (cell, count) in cells().zip(&counts) {
+    for (cell, count) in counts {
         writeln!(page, "{count:.1}\t{}", label(cell))?;
     }
     let path = workspace().join(BASELINE);
@@ -102,7 +151,8 @@ fn is_close(old: &str, new: &str) -> bool {
 }
 
 /// Instructions for a chain, of each cell.
-fn count() -> Result<Vec<f64>> {
+fn count(whose: Whose) -> Result<Vec<((Side, Shape), f64)>> {
+    let (sides, wanted) = whose.sides()?;
     setup::require(
         "counting instructions",
         "valgrind",
@@ -119,7 +169,8 @@ fn count() -> Result<Vec<f64>> {
         ])
         .arg(format!("--callgrind-out-file={}", out.display()))
         .arg(env::current_exe().context("cannot find the running program")?)
-        .args(["queue", "--count", "--inside", "0"])
+        .args(["queue", "--count", "--inside"])
+        .arg((whose as usize).to_string())
         .stdin(Stdio::null())
         .output()
         .context("cannot run valgrind")?;
@@ -128,10 +179,11 @@ fn count() -> Result<Vec<f64>> {
         "valgrind failed: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let parts = (0..cells().count()).map(|cell| {
+    let cells = cells(&sides, &wanted).into_iter().enumerate();
+    let parts = cells.map(|(number, cell)| {
         // Parts are counted from 1: what was before the loop, and the loop, of either time.
-        let part = directory.path().join(format!("out.{}", 4 * cell + 4));
-        Ok(total(&part)? as f64 / CHAINS as f64)
+        let part = directory.path().join(format!("out.{}", 4 * number + 4));
+        Ok((cell, total(&part)? as f64 / CHAINS as f64))
     });
     parts.collect()
 }
@@ -150,27 +202,33 @@ fn total(part: &Path) -> Result<u64> {
 }
 
 /// The part under callgrind: all loops.
-pub(super) fn inside() -> Result<()> {
-    for (packed, shape) in cells() {
-        if packed {
-            run_loop::<PackedRing>(shape, true)?;
-        } else {
-            run_loop::<SplitRing>(shape, false)?;
-        }
+pub(super) fn inside(whose: usize) -> Result<()> {
+    let whose = Whose::ALL.get(whose).context("no such choice of sides")?;
+    let (sides, wanted) = whose.sides()?;
+    for (side, shape) in cells(&sides, &wanted) {
+        sides.work(side, Twice(shape))?;
     }
     Ok(())
 }
 
-fn run_loop<R: Ring>(shape: Shape, packed: bool) -> Result<()> {
-    let mut cell = Loop::<R, _>::new(shape, |place| Ours::new(place, packed))?;
-    for _ in 0..2 {
-        cell.turn(|device| {
-            let bytes = counted(device, shape.batch);
-            over();
-            bytes
-        })?;
+/// A loop, two times.
+struct Twice(Shape);
+
+impl Work for Twice {
+    type Output = ();
+
+    fn on<R: Ring, D: Device>(self, make: impl FnOnce(Place<'_>) -> Result<D>) -> Result<()> {
+        let shape = self.0;
+        let mut cell = Loop::<R, D>::new(shape, make)?;
+        for _ in 0..2 {
+            cell.turn(|device| {
+                let bytes = counted(device, shape.batch);
+                over();
+                bytes
+            })?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// What is counted.
@@ -188,6 +246,19 @@ fn over() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_part_inside_counts_what_it_is_asked_for() {
+        for whose in [Whose::Ours, Whose::All] {
+            assert_eq!(Whose::ALL[whose as usize], whose);
+        }
+        let (sides, wanted) = Whose::Ours.sides().unwrap();
+        let cells = cells(&sides, &wanted);
+        let (split, packed) = cells.split_at(cells.len() / 2);
+        assert!(split.iter().all(|(side, _)| *side == Side::Split));
+        assert!(packed.iter().all(|(side, _)| *side == Side::Packed));
+        assert_eq!(label(packed[0]), "packed, 1 direct, batch 1");
+    }
 
     #[test]
     fn counts_that_moved_are_told() {

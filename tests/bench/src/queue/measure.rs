@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use vhost_device_driver::memory::RegionSpec;
-use vhost_device_driver::{Buffer, GuestMemory, PackedRing, Ring, SplitRing};
+use vhost_device_driver::{Buffer, GuestMemory, Ring};
 
-use super::sides::{Bare, Device, Locked, Ours, Place};
+use super::sides::{Device, Place, Side, Sides, Work};
 
 /// The ring: room for the largest batch of the longest chains.
 pub(super) const SIZE: u16 = 1024;
@@ -14,6 +14,8 @@ pub(super) const SIZE: u16 = 1024;
 pub(super) const CHAINS: usize = 128;
 pub(super) const RING: u64 = 0x10_0000;
 const RING_ROOM: u64 = 0x1_0000;
+/// Where a device may have another one.
+pub(super) const SECOND_RING: u64 = RING + RING_ROOM / 2;
 /// Where the regions of the buffers are, and how long each is.
 pub(super) const DATA: u64 = 0x1000_0000;
 const REGION: u64 = 0x10_0000;
@@ -62,28 +64,37 @@ pub(super) fn shapes() -> Vec<Shape> {
     shapes
 }
 
-/// Nanoseconds for a chain, of each side.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Times {
-    pub(super) split: f64,
-    pub(super) packed: f64,
-    pub(super) bare: f64,
-    pub(super) locked: f64,
+/// Figures for a chain: of each side that has any.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Figures([Option<f64>; Side::ALL.len()]);
+
+impl Figures {
+    pub(super) fn of(&self, side: Side) -> Option<f64> {
+        self.0[side as usize]
+    }
+
+    pub(super) fn set(&mut self, side: Side, figure: f64) {
+        self.0[side as usize] = Some(figure);
+    }
 }
 
 /// A shape's rounds.
 #[derive(Clone, Debug)]
 pub(super) struct Measured {
     pub(super) shape: Shape,
-    pub(super) rounds: Vec<Times>,
+    pub(super) rounds: Vec<Figures>,
 }
 
 /// Measures all sides in turn, in each round, every other one backwards.
-pub(super) fn take(rounds: usize, cell: Duration) -> Result<Vec<Measured>> {
+pub(super) fn take(rounds: usize, cell: Duration, sides: &Sides) -> Result<Vec<Measured>> {
     shapes()
         .into_iter()
         .map(|shape| {
-            let rounds = (0..rounds).map(|round| measure(shape, round, cell));
+            let rounds = (0..rounds).map(|round| {
+                sides_in_turn(round, sides.of(shape.regions), |side| {
+                    sides.work(side, Alone { shape, cell })
+                })
+            });
             Ok(Measured {
                 shape,
                 rounds: rounds.collect::<Result<_>>()?,
@@ -92,35 +103,21 @@ pub(super) fn take(rounds: usize, cell: Duration) -> Result<Vec<Measured>> {
         .collect()
 }
 
-fn measure(shape: Shape, round: usize, cell: Duration) -> Result<Times> {
-    sides_in_turn(round, |side| match side {
-        0 => time::<SplitRing, _>(shape, cell, |place| Ours::new(place, false)),
-        1 => time::<PackedRing, _>(shape, cell, |place| Ours::new(place, true)),
-        2 => time::<SplitRing, _>(shape, cell, Bare::new),
-        _ => time::<SplitRing, _>(shape, cell, Locked::new),
-    })
-}
-
-/// Measures the sides by their numbers, in odd rounds backwards.
+/// Measures the sides in this order, in odd rounds backwards.
 pub(super) fn sides_in_turn(
     round: usize,
-    mut time: impl FnMut(usize) -> Result<f64>,
-) -> Result<Times> {
-    let mut times = [0.0; 4];
-    let mut order = [0, 1, 2, 3];
+    sides: impl Iterator<Item = Side>,
+    mut measure: impl FnMut(Side) -> Result<f64>,
+) -> Result<Figures> {
+    let mut figures = Figures::default();
+    let mut order: Vec<_> = sides.collect();
     if !round.is_multiple_of(2) {
         order.reverse();
     }
     for side in order {
-        times[side] = time(side)?;
+        figures.set(side, measure(side)?);
     }
-    let [split, packed, bare, locked] = times;
-    Ok(Times {
-        split,
-        packed,
-        bare,
-        locked,
-    })
+    Ok(figures)
 }
 
 /// A ring, a driver that fills it, and the device that empties it.
@@ -178,24 +175,30 @@ pub(super) fn empty<D: Device>(device: &mut D, batch: usize) -> u64 {
 }
 
 /// Nanoseconds for a chain.
-fn time<R: Ring, D: Device>(
+struct Alone {
     shape: Shape,
     cell: Duration,
-    make: impl FnOnce(Place<'_>) -> Result<D>,
-) -> Result<f64> {
-    let mut ring = Loop::<R, D>::new(shape, make)?;
-    let mut spent = Duration::ZERO;
-    let mut chains = 0u32;
-    // The first times are for the caches and the branch predictors.
-    for warm in [true, false] {
-        (spent, chains) = (Duration::ZERO, 0);
-        let limit = if warm { cell / 4 } else { cell };
-        while spent < limit {
-            spent += ring.turn(|device| empty(device, shape.batch))?;
-            chains += CHAINS as u32;
+}
+
+impl Work for Alone {
+    type Output = f64;
+
+    fn on<R: Ring, D: Device>(self, make: impl FnOnce(Place<'_>) -> Result<D>) -> Result<f64> {
+        let Self { shape, cell } = self;
+        let mut ring = Loop::<R, D>::new(shape, make)?;
+        let mut spent = Duration::ZERO;
+        let mut chains = 0u32;
+        // The first times are for the caches and the branch predictors.
+        for warm in [true, false] {
+            (spent, chains) = (Duration::ZERO, 0);
+            let limit = if warm { cell / 4 } else { cell };
+            while spent < limit {
+                spent += ring.turn(|device| empty(device, shape.batch))?;
+                chains += CHAINS as u32;
+            }
         }
+        Ok(spent.as_secs_f64() * 1e9 / f64::from(chains))
     }
-    Ok(spent.as_secs_f64() * 1e9 / f64::from(chains))
 }
 
 /// Memory for the ring, and regions for buffers.
@@ -231,4 +234,48 @@ fn fill<R: Ring>(ring: &mut R, shape: Shape, requests: &[(u64, Vec<Buffer>)]) {
         added.expect("the ring has room for all");
     }
     ring.publish();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[test]
+    fn odd_rounds_go_backwards() {
+        let sides = [Side::Split, Side::Bare, Side::RteSplit];
+        for (round, expected) in [(0, [0.0, 1.0, 2.0]), (1, [2.0, 1.0, 0.0])] {
+            let seen = RefCell::new(0.0);
+            let figures = sides_in_turn(round, sides.into_iter(), |_| {
+                Ok(seen.replace_with(|seen| *seen + 1.0))
+            });
+            let figures = figures.unwrap();
+            let order = sides.map(|side| figures.of(side));
+            assert_eq!(order, expected.map(Some));
+            assert_eq!(figures.of(Side::Packed), None);
+        }
+    }
+
+    /// Every device of Rust empties the ring of every shape: what is timed is the whole work.
+    #[test]
+    fn devices_answer_all_chains_of_all_shapes() {
+        struct Once(Shape);
+        impl Work for Once {
+            type Output = ();
+            fn on<R: Ring, D: Device>(
+                self,
+                make: impl FnOnce(Place<'_>) -> Result<D>,
+            ) -> Result<()> {
+                let mut ring = Loop::<R, D>::new(self.0, make)?;
+                ring.turn(|device| empty(device, self.0.batch)).map(drop)
+            }
+        }
+        let sides = Sides::load(false).unwrap();
+        for shape in shapes() {
+            for side in sides.of(shape.regions) {
+                sides.work(side, Once(shape)).unwrap();
+            }
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 
 use anyhow::{Context, Result, ensure};
 use vhost_device_driver::memory::Region;
-use vhost_device_driver::{GuestMemory, Layout};
+use vhost_device_driver::{GuestMemory, Layout, PackedRing, Ring, SplitRing};
 use vhost_device_model::{addresses, map};
 use vhost_device_queue::{Config, Queue};
 use vhost_user_backend::{VringRwLock, VringT};
@@ -15,11 +15,112 @@ use vm_memory::{
     GuestMemoryMmap,
 };
 
+use super::c_peers::CPeers;
+
 /// A device on a ring.
 pub(super) trait Device {
     /// Takes at most `batch` chains and returns them. How many bytes their buffers have, all
     /// resolved; 0 when there is no chain.
     fn run(&mut self, batch: usize) -> u64;
+}
+
+/// A device, on a kind of ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Ours, on a split ring.
+    Split,
+    /// Ours, on a packed ring.
+    Packed,
+    /// `virtio-queue`, which has split rings only.
+    Bare,
+    /// `virtio-queue` in a `VringRwLock`.
+    Locked,
+    /// QEMU's libvhost-user, which has split rings only.
+    LibvhostUser,
+    /// DPDK's rte_vhost, on a split ring.
+    RteSplit,
+    /// DPDK's rte_vhost, on a packed ring.
+    RtePacked,
+}
+
+impl Side {
+    /// All, in the order of their numbers.
+    pub(super) const ALL: [Self; 7] = [
+        Self::Split,
+        Self::Packed,
+        Self::Bare,
+        Self::Locked,
+        Self::LibvhostUser,
+        Self::RteSplit,
+        Self::RtePacked,
+    ];
+
+    /// Over how many regions its buffers may be spread, of those that are measured. A table of
+    /// rte_vhost has eight, and one of them is the ring's.
+    fn max_regions(self) -> usize {
+        match self {
+            Self::RteSplit | Self::RtePacked => 7,
+            _ => usize::MAX,
+        }
+    }
+
+    fn is_c(self) -> bool {
+        matches!(self, Self::LibvhostUser | Self::RteSplit | Self::RtePacked)
+    }
+}
+
+/// What is done with a side.
+pub(super) trait Work {
+    type Output;
+
+    /// Does it with the device that `make` makes, and a ring of its kind.
+    fn on<R: Ring, D: Device + Send>(
+        self,
+        make: impl FnOnce(Place<'_>) -> Result<D>,
+    ) -> Result<Self::Output>;
+}
+
+/// The sides that there are: without peers of C, or with them.
+#[derive(Debug)]
+pub(super) struct Sides {
+    c_peers: Option<CPeers>,
+}
+
+impl Sides {
+    pub(super) fn load(with_c_peers: bool) -> Result<Self> {
+        Ok(Self {
+            c_peers: with_c_peers.then(CPeers::load).transpose()?,
+        })
+    }
+
+    pub(super) fn has_c_peers(&self) -> bool {
+        self.c_peers.is_some()
+    }
+
+    /// Those that can work where buffers are spread over this many regions.
+    pub(super) fn of(&self, regions: usize) -> impl Iterator<Item = Side> + use<> {
+        let has_c = self.c_peers.is_some();
+        let there = Side::ALL.into_iter();
+        there.filter(move |side| (has_c || !side.is_c()) && regions <= side.max_regions())
+    }
+
+    /// Does some work with a side.
+    pub(super) fn work<W: Work>(&self, side: Side, work: W) -> Result<W::Output> {
+        let c = || {
+            self.c_peers
+                .as_ref()
+                .context("the peers of C are not loaded")
+        };
+        match side {
+            Side::Split => work.on::<SplitRing, _>(|place| Ours::new(place, false)),
+            Side::Packed => work.on::<PackedRing, _>(|place| Ours::new(place, true)),
+            Side::Bare => work.on::<SplitRing, _>(Bare::new),
+            Side::Locked => work.on::<SplitRing, _>(Locked::new),
+            Side::LibvhostUser => work.on::<SplitRing, _>(|place| c()?.libvhost_user(place)),
+            Side::RteSplit => work.on::<SplitRing, _>(|place| c()?.rte_vhost(place, false)),
+            Side::RtePacked => work.on::<PackedRing, _>(|place| c()?.rte_vhost(place, true)),
+        }
+    }
 }
 
 /// What a device is made on.
@@ -188,5 +289,26 @@ impl Device for Locked {
             std::hint::black_box(self.vring.needs_notification().is_ok());
         }
         bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sides_are_numbered_in_their_order() {
+        for (number, side) in Side::ALL.into_iter().enumerate() {
+            assert_eq!(side as usize, number);
+        }
+    }
+
+    #[test]
+    fn without_peers_of_c_there_are_those_of_rust() {
+        let sides = Sides::load(false).unwrap();
+        let there = [Side::Split, Side::Packed, Side::Bare, Side::Locked];
+        for regions in [1, 8] {
+            assert_eq!(sides.of(regions).collect::<Vec<_>>(), there);
+        }
     }
 }

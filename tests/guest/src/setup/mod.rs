@@ -5,7 +5,8 @@
 //! packages. What was built stays in the cache; when nothing is missing,
 //! nothing is downloaded and apt is not asked. [`find`] only looks.
 //! [`install_crate`] is apart from guests: it installs a program of crates.io
-//! into the same cache. So are the [`Arm64`] tools.
+//! into the same cache. So are the [`Arm64`] tools, and [`build_library`]
+//! builds something of C for a bench.
 //!
 //! Versions are pinned to a series and not exactly, because Debian's mirrors
 //! keep only the latest of each.
@@ -18,6 +19,7 @@ mod cpio;
 mod crates;
 mod initramfs;
 mod kernel;
+mod library;
 mod packages;
 mod progress;
 mod qemu;
@@ -34,6 +36,7 @@ use apt::{Apt, Tool};
 pub use arm64::{Arm64, TARGET as ARM64_TARGET};
 use cache::Cache;
 pub use crates::{Build, install_crate, install_crate_with};
+pub use library::{Library, Origin, build_library};
 use packages::Packages;
 pub use progress::Progress;
 

@@ -14,7 +14,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use super::cache::LockedCache;
@@ -34,6 +34,15 @@ Components: main
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 ";
 
+/// Where sources are taken from: the list is short, and the others are not needed for them.
+const BACKPORTED_SOURCES: &str = "\
+Types: deb-src
+URIs: http://deb.debian.org/debian
+Suites: bookworm-backports
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+";
+
 /// How often the lists are asked for, and how long is waited in between.
 const UPDATE_TRIES: u32 = 3;
 const UPDATE_PAUSE: Duration = Duration::from_secs(5);
@@ -42,6 +51,12 @@ const UPDATE_PAUSE: Duration = Duration::from_secs(5);
 pub(crate) struct Pin {
     pub(crate) package: &'static str,
     pub(crate) version: &'static str,
+}
+
+/// The upstream part of a source package that was downloaded.
+pub(crate) struct Tarball {
+    pub(crate) path: PathBuf,
+    pub(crate) version: String,
 }
 
 /// Debian's packages of one architecture. The lists are downloaded with the
@@ -111,11 +126,34 @@ impl<'a> Packages<'a> {
         find_deb(package, to)
     }
 
+    /// Downloads the upstream part of the backports' source package `pin`, without Debian's
+    /// changes, into the directory `to`.
+    pub(crate) fn download_source(&self, pin: &Pin, to: &Path) -> Result<Tarball> {
+        let lists = self.cache.temporary()?;
+        self.update(lists.path(), BACKPORTED_SOURCES)?;
+        let Pin { package, version } = pin;
+        let title = format!("Downloading the source of {package} {version}");
+        self.progress.step(&title, |step| {
+            let mut command = Command::new("apt-get");
+            command.args(self.options(lists.path())).arg("source");
+            command.args(["--download-only", "--tar-only", package]);
+            step.command(command.current_dir(to), &lists.path().join("log"))
+        })?;
+        let tarball = find_tarball(package, to)?;
+        let series = version.trim_end_matches('*');
+        ensure!(
+            tarball.version.starts_with(series),
+            "the source of {package} in the backports is {} now, not {version}",
+            tarball.version
+        );
+        Ok(tarball)
+    }
+
     /// The directory with the lists, made and filled at first.
     pub(super) fn directory(&self) -> Result<&Path> {
         if self.directory.get().is_none() {
             let directory = self.cache.temporary()?;
-            self.update(directory.path())?;
+            self.update(directory.path(), SOURCES)?;
             // It was empty: nobody else has this cell.
             let _ = self.directory.set(directory);
         }
@@ -123,11 +161,11 @@ impl<'a> Packages<'a> {
         Ok(directory.path())
     }
 
-    fn update(&self, directory: &Path) -> Result<()> {
+    fn update(&self, directory: &Path, sources: &str) -> Result<()> {
         for sub in ["lists/partial", "archives/partial", "sources"] {
             fs::create_dir_all(directory.join(sub))?;
         }
-        fs::write(directory.join("sources/debian.sources"), SOURCES)?;
+        fs::write(directory.join("sources/debian.sources"), sources)?;
         fs::write(directory.join("no-status"), "")?;
         let what = match self.architecture {
             Some(architecture) => format!("Asking Debian for its lists of {architecture} packages"),
@@ -187,15 +225,43 @@ impl<'a> Packages<'a> {
 
 fn find_deb(package: &str, directory: &Path) -> Result<PathBuf> {
     let prefix = format!("{package}_");
+    let found = find_file(directory, |name| {
+        name.starts_with(&prefix) && name.ends_with(".deb")
+    })?;
+    let (path, _) = found.with_context(|| format!("apt-get download left no {prefix}*.deb"))?;
+    Ok(path)
+}
+
+fn find_tarball(package: &str, directory: &Path) -> Result<Tarball> {
+    let found = find_file(directory, |name| tarball_version(package, name).is_some())?;
+    let (path, name) =
+        found.with_context(|| format!("apt-get source left no {package}_*.orig.tar.*"))?;
+    let version = tarball_version(package, &name).unwrap_or_default();
+    Ok(Tarball {
+        version: version.to_owned(),
+        path,
+    })
+}
+
+/// The version in `PACKAGE_VERSION.orig.tar.xz`.
+fn tarball_version<'a>(package: &str, name: &'a str) -> Option<&'a str> {
+    let rest = name.strip_prefix(package)?.strip_prefix('_')?;
+    Some(rest.split_once(".orig.tar.")?.0)
+}
+
+/// The path and the name of a file whose name is as wanted.
+fn find_file(
+    directory: &Path,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Result<Option<(PathBuf, String)>> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with(&prefix) && name.ends_with(".deb") {
-            return Ok(entry.path());
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if is_wanted(&name) {
+            return Ok(Some((entry.path(), name)));
         }
     }
-    bail!("apt-get download left no {prefix}*.deb")
+    Ok(None)
 }
 
 fn deb_version(path: &Path) -> Result<String> {
@@ -217,6 +283,19 @@ mod tests {
 
     use super::super::cache::Cache;
     use super::*;
+
+    #[test]
+    fn a_source_tells_its_version() {
+        let version = |name| tarball_version("qemu", name);
+        assert_eq!(version("qemu_10.0.2+ds.orig.tar.xz"), Some("10.0.2+ds"));
+        for other in [
+            "qemu_10.0.2+ds-2.dsc",
+            "qemu-web_1.orig.tar.xz",
+            "qemu_1.debian.tar.xz",
+        ] {
+            assert_eq!(version(other), None);
+        }
+    }
 
     fn settings(packages: &Packages<'_>) -> Vec<String> {
         let options = packages.options(Path::new("/own"));
