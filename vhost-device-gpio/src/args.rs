@@ -1,6 +1,7 @@
 //! The options of this daemon; those of every daemon are in `vhost-device-daemon`.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -30,12 +31,12 @@ pub struct Args {
     /// LINES@CHIP:NAMES, or several of these with + between them. LINES are offsets, ranges and
     /// names with commas between them; without LINES@, all lines of the chip. CHIP is gpiochip0,
     /// 0 or a path. NAMES are what the guest calls the lines, with commas between them, and may
-    /// be left out with their colon.
+    /// be left out with their colon. For example: `0,4-7@gpiochip0:reset,irq`.
     ///
     /// N:N:… is a chip for each guest; sN is a simulated one with N lines.
     ///
-    /// sim:COUNT is a simulated chip; behind it may come ,LINE=NAME ,loop=LINE-LINE
-    /// ,pulse=LINE@MS and ,edges=LINE@MS/MS/…
+    /// sim:COUNT is a simulated chip, whole and alone; behind it may come ,LINE=NAME
+    /// ,loop=LINE-LINE ,pulse=LINE@MS and ,edges=LINE@MS/MS/… For example: `sim:8,3=button`.
     #[arg(
         short = 'l',
         long = "device-list",
@@ -44,12 +45,12 @@ pub struct Args {
     )]
     pub device_list: Vec<Sets>,
 
-    /// LINES@CHIP=ATTRIBUTES: active-low, pull-up, pull-down, no-bias, open-drain, open-source,
-    /// debounce=MICROSECONDS, with commas between them.
+    /// What the host makes of these lines of its chips: active-low, pull-up, pull-down, no-bias,
+    /// open-drain, open-source, debounce=MICROSECONDS, with commas between them.
     #[arg(long, value_name = "LINES@CHIP=ATTRIBUTES")]
     pub attr: Vec<Setting<Attributes>>,
 
-    /// LINES@CHIP=VALUE: while their guest is away, these lines are driven to this value, 0 or 1.
+    /// While their guest is away, these lines of the host's chips are driven to this value, 0 or 1.
     #[arg(long, value_name = "LINES@CHIP=VALUE")]
     pub safe: Vec<Setting<bool>>,
 
@@ -97,6 +98,22 @@ pub struct Lines {
     pub which: Option<Vec<Which>>,
 }
 
+impl Lines {
+    /// How many they are; `None` when the chip has to say.
+    pub fn count(&self) -> Option<usize> {
+        let which = self.which.as_ref()?.iter();
+        // Fits: a range is no longer than `MAX_LINES`.
+        let counts = which.map(|which| which.offsets().map_or(1, |range| range.count()));
+        Some(counts.sum())
+    }
+
+    /// Those that are given by offset.
+    pub fn offsets(&self) -> impl Iterator<Item = u32> {
+        let which = self.which.iter().flatten();
+        which.filter_map(Which::offsets).flatten()
+    }
+}
+
 /// A line, or several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Which {
@@ -104,6 +121,15 @@ pub enum Which {
     Offsets(u32, u32),
     /// The one that the chip calls so.
     Named(String),
+}
+
+impl Which {
+    fn offsets(&self) -> Option<RangeInclusive<u32>> {
+        match self {
+            Self::Offsets(first, last) => Some(*first..=*last),
+            Self::Named(_) => None,
+        }
+    }
 }
 
 /// Something that holds for lines of a chip.
@@ -145,9 +171,8 @@ impl FromStr for Sets {
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let sets = if let Some(board) = text.strip_prefix("sim:") {
+            check_alone(board)?;
             vec![Set::Sim(parse_board(board)?)]
-        } else if text == "sim" {
-            return invalid("a simulated chip needs a number of lines: sim:8".to_owned());
         } else if text.split([':', ',']).all(is_upstreams) {
             let sets = text.split([':', ',']).map(parse_upstreams);
             sets.collect::<Result<_, _>>()?
@@ -156,6 +181,28 @@ impl FromStr for Sets {
             vec![Set::Host(parts.collect::<Result<_, _>>()?)]
         };
         Ok(Self(sets))
+    }
+}
+
+/// A simulated chip is all that its guest gets.
+fn check_alone(board: &str) -> Result<(), Invalid> {
+    let count = board.split(',').next().unwrap_or_default();
+    match count.contains('+') || board.contains("+sim:") {
+        true => invalid(
+            "a guest has one simulated chip and nothing besides: give it more lines, or each \
+             guest an -l of its own",
+        ),
+        false => Ok(()),
+    }
+}
+
+/// What to write instead of the simulated chip that `chip` seems to mean, if it means one: they
+/// are no chips of the host.
+fn simulated(chip: &str) -> Option<String> {
+    let count = chip.strip_prefix("sim").or(chip.strip_prefix('s'))?;
+    match count.strip_prefix(':').unwrap_or(count) {
+        "" => Some("sim:8".to_owned()),
+        count => is_number(count).then(|| format!("sim:{count}")),
     }
 }
 
@@ -198,6 +245,20 @@ fn parse_part(text: &str) -> Result<Part, Invalid> {
         .and_then(|rest| rest.find(':'))
         .map_or(text.len(), |colon| from + colon);
     let (lines, names) = text.split_at(colon);
+    let (which, chip) = match lines.split_once('@') {
+        Some((which, chip)) => (Some(which), chip),
+        None => (None, lines),
+    };
+    if let Some(instead) = simulated(chip) {
+        return match which {
+            None => invalid(format!(
+                "a simulated chip is given with a number of lines, whole and alone: {instead}"
+            )),
+            Some(_) => invalid(format!(
+                "a simulated chip is given whole, without lines before an `@`: {instead}"
+            )),
+        };
+    }
     let names: Vec<_> = match names.strip_prefix(':') {
         Some(names) => names.split(',').map(str::to_owned).collect(),
         None => Vec::new(),
@@ -227,8 +288,20 @@ impl FromStr for Lines {
             Some((which, chip)) => (Some(which), chip),
             None => (None, text),
         };
+        let is_range = |(first, last): (&str, &str)| is_number(first) && is_number(last);
+        if which.is_none()
+            && chip
+                .split(',')
+                .any(|one| one.split_once('-').is_some_and(is_range))
+        {
+            return invalid(format!(
+                "{text:?} names lines and no chip: write {text}@gpiochip0"
+            ));
+        }
         if chip.is_empty() {
-            return invalid(format!("{text:?} names no chip"));
+            return invalid(format!(
+                "{text:?} names no chip: write LINES@gpiochip0, gpiochip0, or sim:8"
+            ));
         }
         let which = which.map(|which| which.split(',').map(str::parse).collect());
         Ok(Self {
@@ -266,8 +339,14 @@ impl<T: Value> FromStr for Setting<T> {
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let Some((lines, value)) = text.split_once('=') else {
-            return invalid("it has no `=`");
+            return invalid(format!("it has no `=`: write {}", T::EXAMPLE));
         };
+        let (_, chip) = lines.split_once('@').unwrap_or(("", lines));
+        if simulated(chip).is_some() {
+            return invalid(
+                "simulated lines have none of this: it is for lines of the host's chips",
+            );
+        }
         Ok(Self {
             lines: lines.parse()?,
             value: T::parse(value)?,
@@ -277,6 +356,9 @@ impl<T: Value> FromStr for Setting<T> {
 
 /// What can be set for a line.
 pub trait Value: Sized {
+    /// An option that sets it.
+    const EXAMPLE: &str;
+
     /// Understands the text behind the `=`.
     ///
     /// # Errors
@@ -285,6 +367,8 @@ pub trait Value: Sized {
 }
 
 impl Value for bool {
+    const EXAMPLE: &str = "5@gpiochip0=1";
+
     fn parse(text: &str) -> Result<Self, Invalid> {
         match text {
             "0" => Ok(false),
@@ -295,6 +379,8 @@ impl Value for bool {
 }
 
 impl Value for Attributes {
+    const EXAMPLE: &str = "1,3-4@gpiochip0=pull-up,active-low";
+
     fn parse(text: &str) -> Result<Self, Invalid> {
         let mut attributes = Self::default();
         for attribute in text.split(',') {
@@ -317,7 +403,10 @@ fn set_attribute(attributes: &mut Attributes, attribute: &str) -> Result<(), Inv
         "open-source" => attributes.drive.replace(Drive::OpenSource).is_some(),
         other => {
             let Some(period) = other.strip_prefix("debounce=") else {
-                return invalid(format!("{other:?} is no attribute of a line"));
+                return invalid(format!(
+                    "{other:?} is no attribute of a line: there are active-low, pull-up, \
+                     pull-down, no-bias, open-drain, open-source, debounce=MICROSECONDS"
+                ));
             };
             let period = number(period, "number of microseconds")?;
             if !(1..=MAX_DEBOUNCE).contains(&period) {
@@ -335,7 +424,8 @@ fn set_attribute(attributes: &mut Attributes, attribute: &str) -> Result<(), Inv
 
 fn parse_board(text: &str) -> Result<Board, Invalid> {
     let mut words = text.split(',');
-    let count: usize = number(words.next().unwrap_or_default(), "number of lines")?;
+    let count = words.next().unwrap_or_default();
+    let count: usize = number(count, "number of lines: a simulated chip is written sim:8")?;
     if !(1..=MAX_LINES).contains(&count) {
         return invalid(format!("a simulated chip has 1 to {MAX_LINES} lines"));
     }
@@ -345,7 +435,10 @@ fn parse_board(text: &str) -> Result<Board, Invalid> {
     };
     for word in words {
         let Some((what, value)) = word.split_once('=') else {
-            return invalid(format!("{word:?} has no `=`"));
+            return invalid(format!(
+                "{word:?} has no `=`: write LINE=NAME, loop=LINE-LINE, pulse=LINE@MS or \
+                 edges=LINE@MS/MS"
+            ));
         };
         match what {
             "loop" => add_loop(&mut board, value)?,
@@ -363,7 +456,8 @@ fn parse_board(text: &str) -> Result<Board, Invalid> {
 }
 
 fn sim_line(board: &Board, text: &str) -> Result<LineNumber, Invalid> {
-    let line: LineNumber = number(text, "line of the simulated chip")?;
+    let what = "number of a line of the simulated chip";
+    let line: LineNumber = number(text, what)?;
     match usize::from(line) < board.names.len() {
         true => Ok(line),
         false => invalid(format!(
@@ -504,6 +598,18 @@ mod tests {
             ("0@0:grün", "not ASCII"),
             (&long, "longer than 31"),
             ("0@0+", "names no chip"),
+            ("sim8", "alone: sim:8"),
+            ("sim", "alone: sim:8"),
+            ("sim:8+sim:4", "one simulated chip and nothing besides"),
+            ("sim:8,0=a+sim:4", "one simulated chip and nothing besides"),
+            ("sim:8+0@0", "one simulated chip and nothing besides"),
+            ("0@0+sim:4", "alone: sim:8"),
+            ("0-3@sim:8", "whole, without lines before an `@`: sim:8"),
+            ("0-3@s8", "whole, without lines before an `@`: sim:8"),
+            ("s4+s8", "alone: sim:4"),
+            ("0-3", "no chip: write 0-3@gpiochip0"),
+            ("1,4-7", "no chip: write 1,4-7@gpiochip0"),
+            ("0-3@sim8", "without lines before an `@`: sim:8"),
         ] {
             let error = parse(&["-l", wrong]).unwrap_err();
             assert!(error.contains(why), "{wrong}: {error}");
@@ -535,7 +641,6 @@ mod tests {
     #[test]
     fn test_parse_invalid_simulated_chips_are_refused() {
         for (wrong, why) in [
-            ("sim", "sim:8"),
             ("sim:0", "1 to 512"),
             ("s0", "1 to 512"),
             ("sim:513", "1 to 512"),
@@ -585,7 +690,11 @@ mod tests {
     #[test]
     fn test_parse_invalid_settings_are_refused() {
         for (wrong, why) in [
-            (["--attr", "1@0"], "no `=`"),
+            (["--attr", "1@0"], "no `=`: write 1,3-4@gpiochip0=pull-up"),
+            (["--attr", "0@sim=pull-up"], "of the host's chips"),
+            (["--safe", "0@sim:8=1"], "of the host's chips"),
+            (["--safe", "0@s8=1"], "of the host's chips"),
+            (["--safe", "sim8=1"], "of the host's chips"),
             (["--attr", "1@0=loud"], "no attribute"),
             (["--attr", "1@0=pull-up,pull-down"], "said before"),
             (["--attr", "1@0=active-low,active-low"], "said before"),

@@ -38,10 +38,10 @@ const HOST_EVENTS: usize = 0;
 
 /// The GPIO device of one connection.
 #[derive(Debug)]
-pub struct Gpio<L: Lines> {
+pub struct Gpio {
     /// Whose it is, for the log.
     guest: String,
-    host: L,
+    host: Box<dyn Lines>,
     config: wire::Config,
     names: Vec<u8>,
     lines: Vec<Line>,
@@ -98,14 +98,14 @@ enum Failure {
     Host(LineNumber, &'static str, #[source] io::Error),
 }
 
-impl<L: Lines> Gpio<L> {
+impl Gpio {
     /// A device that gives the lines of `host` to `guest`.
     ///
     /// # Errors
     /// When the system has no descriptors left.
-    pub fn new(guest: String, host: L, logs: Logs) -> io::Result<Self> {
+    pub fn new(guest: String, host: Box<dyn Lines>, logs: Logs) -> io::Result<Self> {
         let count = host.count();
-        let names = wire::names(&host);
+        let names = wire::names(&*host);
         Ok(Self {
             guest,
             config: wire::Config::new(count, &names),
@@ -465,7 +465,7 @@ fn return_buffer(mut request: Request<'_>, status: IrqStatus) {
     }
 }
 
-impl<L: Lines> Device for Gpio<L> {
+impl Device for Gpio {
     // A chip may itself be behind a bus that is stuck.
     const WAITS: bool = true;
     // An interrupt's buffer waits for its line, and must not make those of other lines wait.

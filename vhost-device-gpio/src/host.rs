@@ -1,5 +1,6 @@
 //! The lines of one guest, as the device sees them.
 
+use std::fmt::Debug;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -44,7 +45,7 @@ impl Watch {
 ///
 /// Nothing here waits. A line's number is one of the host's own set: an implementation answers
 /// any other with an error.
-pub trait Lines {
+pub trait Lines: Debug + Send {
     /// How many there are.
     fn count(&self) -> LineNumber;
 
@@ -93,48 +94,6 @@ pub trait Lines {
 
     /// The next edge of a line that is watched.
     fn next_edge(&mut self) -> Option<(LineNumber, Edge)>;
-}
-
-impl<L: Lines + ?Sized> Lines for Box<L> {
-    fn count(&self) -> LineNumber {
-        (**self).count()
-    }
-
-    fn name(&self, line: LineNumber) -> &str {
-        (**self).name(line)
-    }
-
-    fn set_input(&mut self, line: LineNumber) -> io::Result<()> {
-        (**self).set_input(line)
-    }
-
-    fn set_output(&mut self, line: LineNumber, high: bool) -> io::Result<()> {
-        (**self).set_output(line, high)
-    }
-
-    fn release(&mut self, line: LineNumber) -> io::Result<()> {
-        (**self).release(line)
-    }
-
-    fn value(&mut self, line: LineNumber) -> io::Result<bool> {
-        (**self).value(line)
-    }
-
-    fn set_value(&mut self, line: LineNumber, high: bool) -> io::Result<()> {
-        (**self).set_value(line, high)
-    }
-
-    fn watch(&mut self, line: LineNumber, edges: Option<Watch>) -> io::Result<()> {
-        (**self).watch(line, edges)
-    }
-
-    fn events(&self) -> BorrowedFd<'_> {
-        (**self).events()
-    }
-
-    fn next_edge(&mut self) -> Option<(LineNumber, Edge)> {
-        (**self).next_edge()
-    }
 }
 
 /// What an implementation answers to a number that is no line of its set.

@@ -38,7 +38,7 @@ pub struct GpioDaemon {
 
 impl Backend for GpioDaemon {
     type Args = Args;
-    type Device = Gpio<Box<dyn Lines + Send>>;
+    type Device = Gpio;
     type Error = OpenError;
 
     const IDENTITY: Identity = Identity {
@@ -48,8 +48,12 @@ impl Backend for GpioDaemon {
         device_type: "gpio",
     };
 
-    fn open(args: Args, guests: usize) -> Result<Self, OpenError> {
-        let shares = plan::open(&args, guests)?.into_iter();
+    fn check(args: &Args, guests: usize) -> Result<(), OpenError> {
+        plan::check(args, guests)
+    }
+
+    fn open(args: Args, _guests: usize) -> Result<Self, OpenError> {
+        let shares = plan::open(&args)?.into_iter();
         Ok(Self {
             guests: shares.map(|share| (share, Logs::default())).collect(),
         })
@@ -60,7 +64,7 @@ impl Backend for GpioDaemon {
             return Err(io::Error::from(io::ErrorKind::NotFound));
         };
         let name = format!("guest {guest}");
-        let host: Box<dyn Lines + Send> = match share {
+        let host: Box<dyn Lines> = match share {
             Share::Sim(board, control) => Box::new(Sim::new(&name, board, control.clone())?),
             Share::Host(lines) => Box::new(Linux::new(Arc::clone(lines), guest)?),
         };

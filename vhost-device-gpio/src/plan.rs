@@ -32,13 +32,21 @@ pub enum OpenError {
     #[error("--sim-control")]
     Control(#[from] BindError),
     /// There is nothing to control.
-    #[error("--sim-control is given, and no guest has a simulated chip")]
+    #[error("--sim-control is given, and no guest has a simulated chip (-l sim:8): leave it out")]
     NothingSimulated,
+    /// There are no lines that this is for.
+    #[error(
+        "{0} is for lines of the host's chips, and all guests have simulated ones: leave it out"
+    )]
+    NothingOfHost(&'static str),
     /// A line cannot be driven to its safe value.
     #[error("--safe")]
     Park(#[source] io::Error),
     /// There are more or fewer guests than sets of lines.
-    #[error("there are {guests} guests and lines for {sets}: give -l once for each guest")]
+    #[error(
+        "there are {guests} guests and lines for {sets}: give -l once for each guest \
+         (--socket-count says how many there are)"
+    )]
     Guests {
         /// The sockets.
         guests: usize,
@@ -152,15 +160,91 @@ pub enum OpenError {
     },
 }
 
-/// Opens the chips and gives each guest its lines.
+/// Finds what is wrong with the command line alone, for so many guests. Two names may be one chip
+/// or one line, which only the host knows: what depends on that, [`open`] finds.
 ///
 /// # Errors
 /// What is wrong.
-pub fn open(args: &Args, guests: usize) -> Result<Vec<Share>, OpenError> {
+pub fn check(args: &Args, guests: usize) -> Result<(), OpenError> {
     let sets = args.sets().count();
     if sets != guests {
         return Err(OpenError::Guests { guests, sets });
     }
+    let mut owners = BTreeMap::new();
+    for (guest, set) in args.sets().enumerate() {
+        match set {
+            Set::Sim(board) => unique(guest, board.names.iter())?,
+            Set::Host(parts) => {
+                unique(guest, parts.iter().flat_map(|part| &part.names))?;
+                let counts = parts.iter().filter_map(|part| part.lines.count());
+                check_total(guest, counts.sum())?;
+                for part in parts {
+                    check_part(guest, part, &mut owners)?;
+                }
+            }
+        }
+    }
+    if args.sets().all(|set| matches!(set, Set::Sim(_))) {
+        let safe = args.safe.first().map(|_| "--safe");
+        let attributes = args.attr.first().map(|_| "--attr");
+        if let Some(option) = safe.or(attributes) {
+            return Err(OpenError::NothingOfHost(option));
+        }
+    }
+    let mut sets = args.sets();
+    if args.sim_control.is_some() && !sets.any(|set| matches!(set, Set::Sim(_))) {
+        return Err(OpenError::NothingSimulated);
+    }
+    Ok(())
+}
+
+fn check_part<'a>(
+    guest: usize,
+    part: &'a Part,
+    owners: &mut BTreeMap<(&'a Path, u32), usize>,
+) -> Result<(), OpenError> {
+    let path = part.lines.chip.as_path();
+    let chip = || path.display().to_string();
+    if let Some(lines) = part.lines.count() {
+        check_names(part, lines, chip)?;
+    }
+    for offset in part.lines.offsets() {
+        if let Some(first) = owners.insert((path, offset), guest) {
+            return Err(OpenError::Twice {
+                chip: chip(),
+                offset,
+                first,
+                second: guest,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_total(guest: usize, lines: usize) -> Result<(), OpenError> {
+    match lines > MAX_LINES {
+        true => Err(OpenError::TooMany { guest, lines }),
+        false => Ok(()),
+    }
+}
+
+fn check_names(part: &Part, lines: usize, chip: impl Fn() -> String) -> Result<(), OpenError> {
+    match part.names.len() > lines {
+        true => Err(OpenError::Names {
+            chip: chip(),
+            names: part.names.len(),
+            lines,
+        }),
+        false => Ok(()),
+    }
+}
+
+/// Opens the chips and gives each guest its lines, on a command line that [`check`] has let
+/// through.
+///
+/// # Errors
+/// What is wrong.
+pub fn open(args: &Args) -> Result<Vec<Share>, OpenError> {
     let mut plan = Plan::default();
     for setting in &args.attr {
         plan.set("--attr", setting, |plan| &mut plan.attributes)?;
@@ -169,18 +253,11 @@ pub fn open(args: &Args, guests: usize) -> Result<Vec<Share>, OpenError> {
         plan.set("--safe", setting, |plan| &mut plan.safe)?;
     }
     let shares = args.sets().enumerate().map(|(guest, set)| match set {
-        Set::Sim(board) => {
-            unique(guest, board.names.iter())?;
-            Ok(Share::Sim(board.clone(), control(args, guest)?))
-        }
+        Set::Sim(board) => Ok(Share::Sim(board.clone(), control(args, guest)?)),
         Set::Host(parts) => plan.host_lines(guest, parts).map(Share::Host),
     });
     let shares = shares.collect::<Result<Vec<_>, OpenError>>()?;
     plan.check_all_used()?;
-    let is_simulated = |share: &Share| matches!(share, Share::Sim(..));
-    if args.sim_control.is_some() && !shares.iter().any(is_simulated) {
-        return Err(OpenError::NothingSimulated);
-    }
     // Last, as nothing may be driven when the daemon does not start.
     for (guest, share) in shares.iter().enumerate() {
         if let Share::Host(lines) = share {
@@ -251,15 +328,11 @@ impl Plan {
     }
 
     fn host_lines(&mut self, guest: usize, parts: &[Part]) -> Result<Arc<[HostLine]>, OpenError> {
-        unique(guest, parts.iter().flat_map(|part| &part.names))?;
         let mut lines = Vec::new();
         for part in parts {
             self.add_part(guest, part, &mut lines)?;
         }
-        if lines.len() > MAX_LINES {
-            let lines = lines.len();
-            return Err(OpenError::TooMany { guest, lines });
-        }
+        check_total(guest, lines.len())?;
         Ok(lines.into())
     }
 
@@ -271,13 +344,7 @@ impl Plan {
     ) -> Result<(), OpenError> {
         let chip = self.chip(&part.lines.chip)?;
         let offsets = offsets(&*chip, &part.lines)?;
-        if part.names.len() > offsets.len() {
-            return Err(OpenError::Names {
-                chip: chip.name().to_owned(),
-                names: part.names.len(),
-                lines: offsets.len(),
-            });
-        }
+        check_names(part, offsets.len(), || chip.name().to_owned())?;
         let names = part.names.iter().map(String::as_str);
         for (offset, name) in offsets.into_iter().zip(names.chain(std::iter::repeat(""))) {
             lines.push(self.line(guest, &chip, offset, name)?);
@@ -465,6 +532,49 @@ mod tests {
         ] {
             let error = found(lines).unwrap_err();
             assert!(error.contains(why), "{lines}: {error}");
+        }
+    }
+
+    #[derive(Debug, clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn checked(guests: usize, arguments: &str) -> Result<(), String> {
+        let arguments = ["gpio"].into_iter().chain(arguments.split(' '));
+        let cli: Cli = clap::Parser::try_parse_from(arguments).unwrap();
+        check(&cli.args, guests).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn test_what_contradicts_itself_is_seen_without_the_host() {
+        for (guests, arguments, why) in [
+            (1, "-l sim:2 -l sim:2", "1 guests and lines for 2"),
+            (2, "-l s2:s2:s2", "2 guests and lines for 3"),
+            (1, "-l sim:2,0=a,1=a", "two lines that are called \"a\""),
+            (1, "-l 0-1@0:a+1@1:a", "two lines that are called \"a\""),
+            (1, "-l 0,x@0:a,b,c", "3 names for 2 lines"),
+            (
+                2,
+                "-l 0-3@0 -l 3@gpiochip0",
+                "given to guest 0 and to guest 1",
+            ),
+            (1, "-l 1,0-3@0", "given to guest 0 and to guest 0"),
+            (1, "-l 0-511@0+0@1", "guest 0 has 513 lines, more than 512"),
+            (1, "-l 0 --sim-control /c", "no guest has a simulated chip"),
+        ] {
+            let error = checked(guests, arguments).unwrap_err();
+            assert!(error.contains(why), "{arguments}: {error}");
+        }
+        for (guests, arguments) in [
+            (1, "-l sim:2 --sim-control /c"),
+            (2, "-l 0:1"),
+            // Perhaps the same line, perhaps not.
+            (1, "-l x,y@0+0@/dev/other+0@0:a"),
+            (1, "-l 0:a,b,c"),
+        ] {
+            assert_eq!(checked(guests, arguments), Ok(()), "{arguments}");
         }
     }
 

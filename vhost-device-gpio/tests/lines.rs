@@ -5,9 +5,9 @@ mod support;
 
 use support::board::{Board, NAMES};
 use support::{
-    BOTH, ERR, FALLING, GET_DIRECTION, GET_LINE_NAMES, GET_VALUE, HIGH, IN, INVALID, LOW, NONE, OK,
-    OUT, REQUESTS, RISING, SET_DIRECTION, SET_IRQ_TYPE, SET_VALUE, VALID, event, header, no_event,
-    ok, request, send, unmask, wait,
+    BOTH, ERR, EVENTS, FALLING, GET_DIRECTION, GET_LINE_NAMES, GET_VALUE, HIGH, IN, INVALID, LOW,
+    NONE, OK, OUT, REQUESTS, RISING, SET_DIRECTION, SET_IRQ_TYPE, SET_VALUE, VALID, event, header,
+    no_event, ok, request, send, unmask, wait,
 };
 
 #[test]
@@ -158,6 +158,23 @@ fn g10_what_is_latched_goes_with_the_interrupt() {
     board.pull(3, false);
     board.pull(3, true);
     assert_eq!(event(&mut guest, buffer), VALID);
+}
+
+#[test]
+fn g11_g12_g13_buffers_of_disabled_lines_come_back() {
+    let board = Board::start();
+    let mut guest = board.guest();
+    let buffer = unmask(&mut guest, 3);
+    assert_eq!(event(&mut guest, buffer), INVALID);
+    ok(&mut guest, SET_DIRECTION, 3, IN);
+    ok(&mut guest, SET_IRQ_TYPE, 3, BOTH);
+    let buffer = unmask(&mut guest, 3);
+    no_event(&mut guest);
+    ok(&mut guest, SET_IRQ_TYPE, 3, NONE);
+    // It was there before the answer.
+    let used = guest.queues[EVENTS].ring.pop_used().unwrap();
+    assert_eq!(used.head, buffer.head);
+    assert_eq!(guest.memory.read_vec(buffer.answer, 1), [INVALID]);
 }
 
 #[test]

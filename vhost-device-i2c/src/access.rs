@@ -85,19 +85,50 @@ impl Access {
         Ok(())
     }
 
-    /// Lets only writes of up to `pointer` bytes through to these addresses: those that say where
-    /// the next read begins. Returns whether any of them is in the list.
-    pub fn protect(&mut self, range: &RangeInclusive<Address>, pointer: usize) -> bool {
-        let mut found = false;
+    /// Lets only writes of up to `pointer` bytes through to those of these addresses that are in
+    /// the list: writes that say where the next read begins.
+    pub fn protect(&mut self, range: &RangeInclusive<Address>, pointer: usize) {
         for (place, address) in self.0.iter_mut().zip(Address::all()) {
             if let Some(route) = place
                 && range.contains(&address)
             {
                 route.longest_write = Some(pointer);
-                found = true;
             }
         }
-        found
+    }
+
+    /// The addresses of a bus for the log, in hex: all, or single ones and ranges.
+    pub fn describe(&self, bus: usize) -> String {
+        let own = |route: Option<Route>| route.filter(|route| route.bus == bus);
+        let routes: Vec<_> = Address::all()
+            .zip(self.0.iter().map(|route| own(*route)))
+            .collect();
+        let alike = |one: &(Address, Option<Route>), next: &(Address, Option<Route>)| {
+            one.1 == next.1 && one.0.is_ten_bit() == next.0.is_ten_bit()
+        };
+        let mut parts = Vec::new();
+        let mut is_all = true;
+        for run in routes.chunk_by(alike) {
+            let (Some(&(first, route)), Some(&(last, _))) = (run.first(), run.last()) else {
+                continue;
+            };
+            is_all &= route.is_some_and(|route| route.longest_write.is_none());
+            let Some(route) = route else {
+                continue;
+            };
+            let range = match first == last {
+                true => first.to_string(),
+                false => format!("{:#04x}-{last}", first.number()),
+            };
+            parts.push(match route.longest_write {
+                None => range,
+                Some(_) => format!("{range} (read-only)"),
+            });
+        }
+        match is_all {
+            true => "all addresses".to_owned(),
+            false => parts.join(", "),
+        }
     }
 
     /// The addresses in the list, each with the position of its bus.
@@ -161,17 +192,43 @@ mod tests {
     fn test_a_read_only_address_lets_its_pointer_through() {
         let one = |number| Address::Seven(number)..=Address::Seven(number);
         let mut access = Access::new(&["a"], &[grant(0, &[0x50, 0x51])]).unwrap();
-        assert!(access.protect(&one(0x50), 1));
+        access.protect(&one(0x50), 1);
         let may = |access: &Access, number, length| {
             let route = access.route(Address::Seven(number)).unwrap();
             route.may_write(length)
         };
         assert!(may(&access, 0x50, 0) && may(&access, 0x50, 1) && !may(&access, 0x50, 2));
         assert!(may(&access, 0x51, 8192));
-        assert!(!access.protect(&one(0x52), 1), "it is not in the list");
         let range = Address::Seven(0x50)..=Address::Seven(0x57);
-        assert!(access.protect(&range, 2));
+        access.protect(&range, 2);
+        assert_eq!(
+            access.route(Address::Seven(0x52)),
+            None,
+            "it is not in the list"
+        );
         assert!(may(&access, 0x50, 2) && !may(&access, 0x51, 3));
+    }
+
+    #[test]
+    fn test_the_addresses_of_a_bus_are_described_in_hex() {
+        let ten = Address::Ten(0x80)..=Address::Ten(0x3ff);
+        let mut ranges = grant(0, &[50, 0x50, 0x51, 0x52]).ranges;
+        ranges.push(ten);
+        let grants = [Grant { bus: 0, ranges }, grant(1, &[0x7f])];
+        let mut access = Access::new(&["a", "b"], &grants).unwrap();
+        access.protect(&(Address::Seven(0x51)..=Address::Seven(0x51)), 1);
+        assert_eq!(
+            access.describe(0),
+            "0x32, 0x50, 0x51 (read-only), 0x52, 0x80-0x3ff (10 bits)"
+        );
+        assert_eq!(access.describe(1), "0x7f");
+        let mut all = Access::new(&["a"], &[grant(0, &[])]).unwrap();
+        assert_eq!(all.describe(0), "all addresses");
+        all.protect(&(Address::Seven(0x50)..=Address::Seven(0x57)), 2);
+        assert_eq!(
+            all.describe(0),
+            "0x00-0x4f, 0x50-0x57 (read-only), 0x58-0x7f, 0x00-0x3ff (10 bits)"
+        );
     }
 
     #[test]

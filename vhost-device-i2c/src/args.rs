@@ -15,7 +15,8 @@ pub struct Args {
     /// all guests, or once for each guest, in their order.
     ///
     /// A bus is its number, its name, its path (/dev/i2c-1), `sim` or `sim-smbus` (simulators).
-    /// Addresses are decimal or hex, single or ranges, for example `1:0x50-0x57:72,sim:0x20`.
+    /// Addresses are hex with 0x and decimal without (0x50 is 80), single or ranges, for example
+    /// `1:0x50-0x57:0x48,sim:0x20`. The log says at the start which are granted.
     #[arg(
         short = 'l',
         long,
@@ -33,22 +34,17 @@ pub struct Args {
 
     /// Give up on an answer of the bus after this time; of all buses unless one is named. It is
     /// the adapter's setting, for everyone on the host, in steps of 10 ms.
-    #[arg(long, value_name = "[BUS=]MILLISECONDS")]
+    #[arg(long, value_name = "[BUS=]MILLISECONDS", allow_negative_numbers = true)]
     pub timeout: Vec<Setting<NonZeroU32>>,
 
     /// Try so often again when the bus is busy; of all buses unless one is named.
-    #[arg(long, value_name = "[BUS=]N")]
+    #[arg(long, value_name = "[BUS=]N", allow_negative_numbers = true)]
     pub retries: Vec<Setting<u32>>,
 
-    /// The temperature at the simulators' LM75, in degrees Celsius.
-    #[arg(
-        long,
-        value_name = "DEGREES",
-        default_value_t = 25.0,
-        allow_negative_numbers = true
-    )]
+    /// The temperature at the simulators' LM75, in degrees Celsius [default: 25].
+    #[arg(long, value_name = "DEGREES", allow_negative_numbers = true)]
     #[arg(value_parser = parse_temperature)]
-    pub sim_temperature: f32,
+    pub sim_temperature: Option<f32>,
 
     /// A socket to change simulated devices by, with lines of text: `BUS temperature=DEGREES`.
     #[arg(long, value_name = "PATH")]
@@ -73,6 +69,13 @@ pub struct BusList {
     pub bus: BusSpec,
     /// The addresses; all of them when empty.
     pub ranges: Vec<RangeInclusive<Address>>,
+}
+
+impl BusList {
+    /// Whether this address of the bus is in it.
+    pub fn has(&self, address: Address) -> bool {
+        self.ranges.is_empty() || self.ranges.iter().any(|range| range.contains(&address))
+    }
 }
 
 /// What the user calls a bus.
@@ -113,6 +116,17 @@ pub struct Setting<T> {
     pub value: T,
 }
 
+impl BusSpec {
+    /// Whether it is certainly another bus: different names of the host's may be the same.
+    pub fn is_another_than(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Number(one), Self::Number(other)) => one != other,
+            (Self::Sim { .. }, _) | (_, Self::Sim { .. }) => self != other,
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for BusSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -128,7 +142,8 @@ impl FromStr for BusSpec {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text.is_empty() {
-            return Err("a bus is missing".to_owned());
+            let what = "a bus is missing: write its number, its name, its path, or sim";
+            return Err(what.to_owned());
         }
         if let Some(smbus_only) = simulator(text) {
             return Ok(Self::Sim {
@@ -191,7 +206,8 @@ impl FromStr for BusList {
         };
         if is_doubtful {
             return Err(format!(
-                "{bus} has something behind its colon that is no address"
+                "{bus} has something behind its colon that is no address: write 0x50, or 80, or \
+                 0x50-0x57"
             ));
         }
         Ok(Self { bus, ranges })
@@ -225,7 +241,7 @@ fn parse_number(text: &str) -> Option<u16> {
 
 fn address(number: u16) -> Result<Address, String> {
     Address::from_number(number)
-        .ok_or_else(|| format!("{number:#x} is no address: the last is 0x3ff"))
+        .ok_or_else(|| format!("{number:#x} ({number}) is no address: the last is 0x3ff (1023)"))
 }
 
 impl FromStr for ReadOnly {
@@ -233,21 +249,43 @@ impl FromStr for ReadOnly {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (guest, addresses) = match text.split_once('=') {
-            Some((guest, addresses)) => (Some(parse(guest)?), addresses),
+            Some((guest, addresses)) => (Some(guest), addresses),
             None => (None, text),
         };
+        let guest = guest.map(|guest| {
+            let number = guest.parse();
+            number.map_err(|_| format!("{guest:?} is no number of a guest: they begin with 0"))
+        });
         let (range, pointer) = addresses.split_once(':').unwrap_or((addresses, "1"));
-        let range = parse_range(range)?.ok_or_else(|| format!("{range} is no address"))?;
-        let pointer: u8 = parse(pointer)?;
+        let range = parse_range(range)?.ok_or_else(|| {
+            format!("{range:?} is no address: write 0x50, or 80, or 0x50-0x57, without a bus")
+        })?;
+        let pointer: u8 = pointer.parse().map_err(|_| {
+            format!("{pointer:?} is no number of bytes that tell where a read begins, 0 to 255")
+        })?;
         Ok(Self {
-            guest,
+            guest: guest.transpose()?,
             range,
             pointer: pointer.into(),
         })
     }
 }
 
-impl<T: FromStr<Err: fmt::Display>> FromStr for Setting<T> {
+/// What can be set of a bus.
+pub trait Value: FromStr {
+    /// What it is, for whom has written something else.
+    const WHAT: &str;
+}
+
+impl Value for NonZeroU32 {
+    const WHAT: &str = "number of milliseconds, 1 or more";
+}
+
+impl Value for u32 {
+    const WHAT: &str = "number of times, 0 or more";
+}
+
+impl<T: Value> FromStr for Setting<T> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -255,22 +293,18 @@ impl<T: FromStr<Err: fmt::Display>> FromStr for Setting<T> {
             Some((bus, value)) => (Some(bus.parse()?), value),
             None => (None, text),
         };
-        let value = parse(value)?;
+        let value = value
+            .parse()
+            .map_err(|_| format!("{value:?} is no {}", T::WHAT))?;
         Ok(Self { bus, value })
     }
 }
 
-fn parse<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|error| format!("{text}: {error}"))
-}
-
 /// A temperature that an LM75 can tell, in degrees Celsius.
 pub(crate) fn parse_temperature(text: &str) -> Result<f32, String> {
-    let degrees: f32 = text.parse().map_err(|error| format!("{error}"))?;
-    if (-55.0..=125.0).contains(&degrees) {
-        Ok(degrees)
-    } else {
-        Err("an LM75 goes from -55 to 125".to_owned())
+    match text.parse() {
+        Ok(degrees) if (-55.0..=125.0).contains(&degrees) => Ok(degrees),
+        _ => Err("an LM75 tells degrees from -55 to 125, for example 30.5".to_owned()),
     }
 }
 

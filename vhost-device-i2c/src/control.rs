@@ -63,7 +63,7 @@ mod tests {
             ("", "BUS temperature=DEGREES"),
             ("sim1", "BUS temperature=DEGREES"),
             ("sim1 pressure=3", "BUS temperature=DEGREES"),
-            ("sim1 temperature=3 4", "invalid float"),
+            ("sim1 temperature=3 4", "LM75"),
             ("sim2 temperature=3", "no guest has"),
             ("sim1 temperature=126", "LM75"),
             ("sim1 temperature=nan", "LM75"),

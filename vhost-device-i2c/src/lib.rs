@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`args`] | the daemon's own options |
 //! | [`access`] | which addresses a guest reaches, on which bus |
+//! | [`check`] | options that contradict each other |
 //! | [`address`] | 7-bit and 10-bit addresses |
 //! | [`device`] | the device: requests, groups, one status each |
 //! | [`host`] | the buses below |
@@ -15,6 +16,7 @@
 pub mod access;
 pub mod address;
 pub mod args;
+pub mod check;
 mod control;
 pub mod device;
 pub mod host;
@@ -31,11 +33,15 @@ use vhost_device_daemon::{Backend, Identity, Listener};
 use crate::access::{Access, AccessError, Grant};
 use crate::address::Address;
 use crate::args::{Args, BusSpec, DeviceList, ReadOnly, Setting};
+use crate::check::Contradiction;
 use crate::device::Adapter;
 use crate::host::linux::{Linux, OpenError};
 use crate::host::sim::Sim;
-use crate::host::{Bus, BusId};
+use crate::host::{Bus, BusId, Functionality};
 use crate::log::Log;
+
+/// What a simulator's LM75 measures when the user does not say.
+const DEGREES: f32 = 25.0;
 
 /// The daemon: for each guest, some buses behind one virtual adapter.
 #[derive(Debug)]
@@ -69,35 +75,16 @@ pub enum StartError {
         /// The contradiction.
         source: AccessError,
     },
-    /// Neither one list nor one for each guest.
-    #[error(
-        "--device-list is given {lists} times, and --socket-count is {guests}: give it once for \
-         all guests, or once for each"
-    )]
-    Lists {
-        /// How many lists.
-        lists: usize,
-        /// How many guests.
-        guests: usize,
-    },
-    /// What nobody may use need not be protected: likely a mistyped address.
-    #[error("the address {0} of --read-only is on no bus of --device-list")]
-    NothingToProtect(Address),
-    /// The same for one guest.
-    #[error("the address {address} of --read-only is not for guest {guest}")]
-    NotOfGuest {
-        /// The guest.
-        guest: usize,
+    /// The command line contradicts itself.
+    #[error(transparent)]
+    Contradiction(#[from] Contradiction),
+    /// There are no such addresses to be granted.
+    #[error("the bus {bus} has no 10-bit addresses, and --device-list names {address}")]
+    TenBit {
+        /// The bus.
+        bus: String,
         /// The address.
         address: Address,
-    },
-    /// A setting of a bus that no list names.
-    #[error("{option} names the bus {bus}, which --device-list does not")]
-    NoSuchBus {
-        /// The option.
-        option: &'static str,
-        /// The bus that it names.
-        bus: String,
     },
     /// A setting was refused.
     #[error("{option} {value} cannot be set for the bus {bus}")]
@@ -146,6 +133,13 @@ impl Opener {
         let mut grants = Vec::new();
         for entry in list.iter() {
             let bus = self.open(&entry.bus)?;
+            let mut starts = entry.ranges.iter().map(|range| *range.start());
+            if !bus.functionality().has(Functionality::TEN_BIT_ADDRESSES)
+                && let Some(address) = starts.find(|address| address.is_ten_bit())
+            {
+                let bus = bus.name().to_owned();
+                return Err(StartError::TenBit { bus, address });
+            }
             let known = buses.iter().position(|other| other.id() == bus.id());
             let number = known.unwrap_or(buses.len());
             if known.is_none() {
@@ -167,41 +161,17 @@ impl Opener {
     }
 }
 
-/// The list of each guest: its own, or the one of all.
-fn lists(lists: &[DeviceList], guests: usize) -> Result<Vec<&DeviceList>, StartError> {
-    match lists {
-        [one] => Ok(vec![one; guests]),
-        each if each.len() == guests => Ok(each.iter().collect()),
-        other => Err(StartError::Lists {
-            lists: other.len(),
-            guests,
-        }),
-    }
-}
-
 /// Applies what is for all guests, and then what is for one, which knows better.
-fn protect(guests: &mut [Guest], read_only: &[ReadOnly]) -> Result<(), StartError> {
-    let mut apply = |entry: &ReadOnly| {
-        let guests = guests.iter_mut().enumerate();
-        let meant = guests
-            .filter(|(guest, _)| entry.guest.is_none_or(|wanted| wanted == *guest))
-            .filter_map(|(_, guest)| Arc::get_mut(&mut guest.access));
-        // Of each, and not until one is found.
-        let found = meant.map(|access| access.protect(&entry.range, entry.pointer));
-        found.filter(|&found| found).count() > 0
-    };
+fn protect(guests: &mut [Guest], read_only: &[ReadOnly]) {
     let (all, each): (Vec<_>, Vec<_>) = read_only.iter().partition(|entry| entry.guest.is_none());
     for entry in all.into_iter().chain(each) {
-        if apply(entry) {
-            continue;
-        }
-        let address = *entry.range.start();
-        return Err(match entry.guest {
-            None => StartError::NothingToProtect(address),
-            Some(guest) => StartError::NotOfGuest { guest, address },
-        });
+        let guests = guests.iter_mut().enumerate();
+        let meant = guests.filter(|(guest, _)| entry.guest.is_none_or(|wanted| wanted == *guest));
+        // No connection has it yet.
+        meant
+            .filter_map(|(_, guest)| Arc::get_mut(&mut guest.access))
+            .for_each(|access| access.protect(&entry.range, entry.pointer));
     }
-    Ok(())
 }
 
 /// The buses of all guests, each once.
@@ -210,7 +180,7 @@ fn distinct(guests: &[Guest]) -> BTreeMap<BusId, Arc<dyn Bus>> {
     buses.map(|bus| (bus.id(), Arc::clone(bus))).collect()
 }
 
-/// Applies a setting to the buses that it names: all, or one.
+/// Applies a setting to the buses that it names: first what is for all, then what is for one.
 fn configure<T: Copy + Into<u32>>(
     option: &'static str,
     settings: &[Setting<T>],
@@ -218,7 +188,8 @@ fn configure<T: Copy + Into<u32>>(
     opener: &mut Opener,
     set: impl Fn(&dyn Bus, u32) -> io::Result<()>,
 ) -> Result<(), StartError> {
-    for setting in settings {
+    let (all, each): (Vec<_>, Vec<_>) = settings.iter().partition(|setting| setting.bus.is_none());
+    for setting in all.into_iter().chain(each) {
         let value = setting.value.into();
         let wanted = match &setting.bus {
             None => None,
@@ -228,7 +199,7 @@ fn configure<T: Copy + Into<u32>>(
             && !buses.contains_key(id)
         {
             let bus = spec.to_string();
-            return Err(StartError::NoSuchBus { option, bus });
+            return Err(Contradiction::NoSuchBus { option, bus }.into());
         }
         for (id, bus) in buses {
             if wanted.as_ref().is_some_and(|(wanted, _)| wanted != id) {
@@ -243,6 +214,31 @@ fn configure<T: Copy + Into<u32>>(
         }
     }
     Ok(())
+}
+
+/// Which addresses of which buses the guests are granted: a line for each bus of those that have
+/// the same.
+fn granted(guests: &[Guest]) -> Vec<String> {
+    let of_guest = |guest: &Guest| -> Vec<String> {
+        let buses = guest.buses.iter().enumerate();
+        buses
+            .map(|(number, bus)| format!("bus {}: {}", bus.name(), guest.access.describe(number)))
+            .collect()
+    };
+    let all: Vec<_> = guests.iter().map(of_guest).collect();
+    let mut lines = Vec::new();
+    let mut first = 0;
+    for same in all.chunk_by(|one, next| one == next) {
+        let last = first + same.len() - 1;
+        let whose = match last == first {
+            true => format!("guest {first}"),
+            false => format!("guests {first} to {last}"),
+        };
+        let buses = same.first().into_iter().flatten();
+        lines.extend(buses.map(|bus| format!("{whose}: {bus}")));
+        first = last + 1;
+    }
+    lines
 }
 
 /// What is said when lists of several guests have the same devices: it may be meant, or a slip.
@@ -286,17 +282,24 @@ impl Backend for I2c {
         device_type: "i2c",
     };
 
+    fn check(args: &Args, guests: usize) -> Result<(), StartError> {
+        Ok(check::check(args, guests)?)
+    }
+
     fn open(args: Args, count: usize) -> Result<Self, StartError> {
         let mut opener = Opener {
             sims: BTreeMap::new(),
-            degrees: args.sim_temperature,
+            degrees: args.sim_temperature.unwrap_or(DEGREES),
         };
-        let mut guests = lists(&args.device_list, count)?
+        let mut guests = check::lists(&args.device_list, count)?
             .into_iter()
             .enumerate()
             .map(|(guest, list)| opener.guest(guest, list))
             .collect::<Result<Vec<_>, _>>()?;
-        protect(&mut guests, &args.read_only)?;
+        protect(&mut guests, &args.read_only);
+        granted(&guests)
+            .iter()
+            .for_each(|line| ::log::info!("{line}"));
         // One list for all is meant so.
         if args.device_list.len() > 1 {
             shared(&guests)
@@ -339,7 +342,7 @@ mod tests {
     fn guests(arguments: &[&str]) -> Vec<Guest> {
         let mut opener = Opener {
             sims: BTreeMap::new(),
-            degrees: 25.0,
+            degrees: DEGREES,
         };
         let lists = arguments.iter().map(|list| list.parse().unwrap());
         lists
@@ -349,31 +352,74 @@ mod tests {
     }
 
     #[test]
-    fn test_one_list_is_for_all_guests_and_several_are_for_one_each() {
-        let one = ["sim".parse().unwrap()];
-        assert_eq!(lists(&one, 3).unwrap().len(), 3);
-        let two: Vec<DeviceList> = ["sim:1", "sim:2"].map(|list| list.parse().unwrap()).into();
-        assert_eq!(lists(&two, 2).unwrap(), [&two[0], &two[1]]);
-        for guests in [1, 3] {
-            let error = lists(&two, guests).unwrap_err();
-            assert!(matches!(error, StartError::Lists { lists: 2, .. }));
-        }
-    }
-
-    #[test]
     fn test_what_is_read_only_for_one_guest_is_not_for_another() {
         let mut guests = guests(&["sim:0x50", "sim:0x50", "sim:0x20"]);
         let entries = ["1=0x50:2", "0x50"].map(|entry| entry.parse().unwrap());
-        protect(&mut guests, &entries).unwrap();
+        protect(&mut guests, &entries);
         let longest = |guest: &Guest| {
             let route = guest.access.route(Address::Seven(0x50))?;
             (0..4).rev().find(|&length| route.may_write(length))
         };
         let longest: Vec<_> = guests.iter().map(longest).collect();
         assert_eq!(longest, [Some(1), Some(2), None]);
-        for wrong in ["2=0x50", "3=0x50", "0x51"] {
-            assert!(protect(&mut guests, &[wrong.parse().unwrap()]).is_err());
-        }
+    }
+
+    #[test]
+    fn test_what_is_granted_is_told_in_hex() {
+        let lists = ["sim:50,sim1:0x51-0x53:0x55", "sim:0x20", "sim:0x20", "sim"];
+        let mut guests = guests(&lists);
+        protect(&mut guests, &["0=0x52-0x55".parse().unwrap()]);
+        assert_eq!(
+            granted(&guests),
+            [
+                "guest 0: bus sim: 0x32",
+                "guest 0: bus sim1: 0x51, 0x52-0x53 (read-only), 0x55 (read-only)",
+                "guests 1 to 2: bus sim: 0x20",
+                "guest 3: bus sim: all addresses",
+            ]
+        );
+    }
+
+    #[test]
+    fn test_ten_bit_addresses_that_are_not_there_are_refused() {
+        let mut opener = Opener {
+            sims: BTreeMap::new(),
+            degrees: DEGREES,
+        };
+        let list = "sim-smbus:0x20:0x150".parse().unwrap();
+        let error = opener.guest(0, &list).unwrap_err();
+        assert!(matches!(error, StartError::TenBit { .. }), "{error}");
+        assert!(opener.guest(0, &"sim:0x150".parse().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn test_a_setting_of_one_bus_goes_before_that_of_all() {
+        let mut opener = Opener {
+            sims: BTreeMap::new(),
+            degrees: DEGREES,
+        };
+        let list = "sim0:0x20,sim1:0x30".parse().unwrap();
+        let guest = opener.guest(0, &list).unwrap();
+        let settings = ["sim1=3", "1"].map(|text| text.parse::<Setting<u32>>().unwrap());
+        let set = std::cell::RefCell::new(Vec::new());
+        configure(
+            "--retries",
+            &settings,
+            &distinct(&[guest]),
+            &mut opener,
+            |bus, n| {
+                set.borrow_mut().push((bus.name().to_owned(), n));
+                Ok(())
+            },
+        )
+        .unwrap();
+        let last = |name: &str| {
+            set.borrow()
+                .iter()
+                .rfind(|(bus, _)| bus == name)
+                .map(|s| s.1)
+        };
+        assert_eq!([last("sim0"), last("sim1")], [Some(1), Some(3)]);
     }
 
     #[test]

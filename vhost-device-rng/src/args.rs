@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use vhost_device_daemon::number_in;
+
 use crate::quota::{Limit, MAX_PERIOD};
 
 /// What the user of the entropy daemon chooses.
@@ -17,12 +19,12 @@ pub struct Args {
     ///
     /// A guest may take them at once; what it took comes back evenly over the period.
     #[arg(short, long, value_name = "BYTES")]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(value_parser = number_in(1..=u64::MAX))]
     pub max_bytes: Option<u64>,
 
     /// The length of the period of --max-bytes, in milliseconds.
     #[arg(short, long, value_name = "MILLISECONDS", default_value_t = 60_000)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..=MAX_PERIOD.as_millis() as u64))]
+    #[arg(value_parser = number_in(1..=MAX_PERIOD.as_millis() as u64))]
     pub period: u64,
 }
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit, setrlimit};
 use support::{PROGRAM, options, request, submit};
@@ -175,7 +175,7 @@ fn test_a_stale_socket_is_replaced() {
     let socket = directory.path().join("s");
     drop(UnixListener::bind(&socket).unwrap());
     assert!(socket.exists());
-    let mut command = Command::new(PROGRAM.0);
+    let mut command = PROGRAM.command();
     command.arg("-s").arg(&socket);
     let daemon = Daemon::spawn(command, directory);
     assert_eq!(request(&mut daemon.guest("s", options()), 8).len(), 8);
@@ -188,7 +188,8 @@ fn test_of_many_that_start_at_once_one_gets_the_socket() {
     drop(UnixListener::bind(&socket).unwrap());
     let mut children: Vec<_> = (0..8)
         .map(|_| {
-            Command::new(PROGRAM.0)
+            PROGRAM
+                .command()
                 .arg("-s")
                 .arg(&socket)
                 .stderr(Stdio::null())
@@ -266,7 +267,7 @@ fn test_sockets_for_another_process_are_not_taken() {
 fn v9_a_listening_socket_is_inherited() {
     let directory = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(directory.path().join("a")).unwrap();
-    let mut command = Command::new(PROGRAM.0);
+    let mut command = PROGRAM.command();
     command.args(["--fd", "0"]).stdin(OwnedFd::from(listener));
     let daemon = Daemon::spawn(command, directory);
     for _ in 0..3 {
@@ -290,7 +291,7 @@ fn v9_a_connected_socket_is_served_once() {
 #[test]
 fn v9_a_connected_socket_that_breaks_the_protocol_ends_with_status_1() {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let mut command = Command::new(PROGRAM.0);
+    let mut command = PROGRAM.command();
     command.args(["--fd", "0"]).stdin(OwnedFd::from(theirs));
     let mut daemon = Daemon::spawn(command, tempfile::tempdir().unwrap());
     let frontend = Frontend::new(ours);

@@ -20,8 +20,8 @@ use std::time::Instant;
 use vhost_device_backend::{Description, Device, QueueIndex, Queues, Refused, Resume, TURN, Timer};
 use vhost_device_queue::Request;
 
-use self::agent::Agent;
 pub use self::agent::Logs;
+use self::agent::{Agent, Call};
 use self::outbox::Outbox;
 use self::wire::{
     ANSWER_HEAD, Arguments, F_P2A_CHANNELS, HEADER, Header, MAX_ARGUMENTS, Results, Status,
@@ -110,8 +110,13 @@ impl Scmi {
         let mut results = Results::new(&mut self.answer, room - ANSWER_HEAD);
         let outbox = &mut self.outbox;
         let status = arguments.map_or(Status::ProtocolError, |arguments| {
-            self.agent
-                .command(&self.hub, header, arguments, &mut results, outbox)
+            let call = Call {
+                header,
+                arguments,
+                results: &mut results,
+                outbox,
+            };
+            self.agent.command(&self.hub, call)
         });
         if status != Status::Success {
             // With an error, the status is all (S-5).

@@ -5,12 +5,14 @@
 //! | `rng` | entropy |
 //! | `i2c` | a bus with an EEPROM and a temperature sensor |
 //! | `gpio` | lines, in and out |
+//! | `scmi` | sensors, clocks, regulators, power limits; in an arm64 guest |
 //!
 //! Each checks what it shows: something that is missing makes the demo fail.
 
 mod gpio;
 mod i2c;
 mod rng;
+mod scmi;
 
 use std::env;
 use std::io::{self, IsTerminal};
@@ -20,7 +22,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use tempfile::TempDir;
 use vhost_device_guest::setup::{self, Progress};
-use vhost_device_guest::{CommandOutput, Daemon, Guest, RunningGuest};
+use vhost_device_guest::{Arch, CommandOutput, Daemon, Guest, RunningGuest};
 
 use crate::cargo;
 use crate::style::{self, Style};
@@ -28,25 +30,31 @@ use crate::style::{self, Style};
 /// A device that is shown.
 struct Section {
     title: &'static str,
+    /// The guests that have such a device.
+    archs: &'static [&'static Arch],
+    /// What is added to the device trees of guests that have one.
+    device_tree: &'static str,
     /// The daemon, with its options and the guest's device. This and the next get a directory for
     /// what they share.
     daemon: fn(&Path) -> Daemon,
     show: fn(&mut RunningGuest, &mut Report, &Path) -> Result<()>,
 }
 
-const SECTIONS: [Section; 3] = [rng::SECTION, i2c::SECTION, gpio::SECTION];
+const SECTIONS: [Section; 4] = [rng::SECTION, i2c::SECTION, gpio::SECTION, scmi::SECTION];
 
 /// Sets up, builds, boots, and shows.
-pub(crate) fn run(keep: bool) -> Result<ExitCode> {
+pub(crate) fn run(arch: &'static Arch, keep: bool) -> Result<ExitCode> {
     ensure!(
         !keep || (io::stdin().is_terminal() && io::stdout().is_terminal()),
         "--keep gives the guest this terminal, but input or output is none"
     );
-    setup::run(&Progress::new())?;
+    setup::run(&[arch], &Progress::new())?;
     let directory = TempDir::new()?;
-    let mut guest = boot(keep, directory.path())?;
+    let is_shown = |section: &&Section| section.archs.iter().any(|own| own.name == arch.name);
+    let sections: Vec<_> = SECTIONS.iter().filter(is_shown).collect();
+    let mut guest = boot(arch, &sections, keep, directory.path())?;
     let mut report = Report::new(style::stdout());
-    for section in &SECTIONS {
+    for section in sections {
         report.begin(section.title);
         (section.show)(&mut guest, &mut report, directory.path())?;
     }
@@ -58,9 +66,14 @@ pub(crate) fn run(keep: bool) -> Result<ExitCode> {
     Ok(report.end())
 }
 
-fn boot(keep: bool, directory: &Path) -> Result<RunningGuest> {
-    let daemon = |section: &Section| (section.daemon)(directory);
-    let mut daemons: Vec<Daemon> = SECTIONS.iter().map(daemon).collect();
+fn boot(
+    arch: &'static Arch,
+    sections: &[&Section],
+    keep: bool,
+    directory: &Path,
+) -> Result<RunningGuest> {
+    let daemons = sections.iter().map(|section| (section.daemon)(directory));
+    let mut daemons: Vec<Daemon> = daemons.collect();
     if env::var_os("VHOST_DEVICE_BIN_DIR").is_none() {
         // The workspace's default members are the daemons.
         cargo::run(&["build", "--release"])?;
@@ -68,11 +81,13 @@ fn boot(keep: bool, directory: &Path) -> Result<RunningGuest> {
         let from_here = |daemon: Daemon| daemon.from_dir(&directory);
         daemons = daemons.into_iter().map(from_here).collect();
     }
-    let mut guest = daemons.into_iter().fold(Guest::new(), Guest::attach);
+    let guest = daemons.into_iter().fold(Guest::of(arch), Guest::attach);
+    let trees = sections.iter().map(|section| section.device_tree);
+    let mut guest = trees.fold(guest, Guest::device_tree);
     if keep {
         guest = guest.console_on_terminal();
     }
-    eprintln!("Booting a guest with the daemons attached");
+    eprintln!("Booting an {} guest with the daemons attached", arch.name);
     guest.boot()
 }
 

@@ -1,5 +1,6 @@
 //! The project's commands: `cargo xtask <command>`.
 
+mod arm64;
 mod cargo;
 mod demo;
 #[cfg(test)]
@@ -7,12 +8,15 @@ mod docs;
 mod fuzz;
 mod steps;
 mod style;
+mod valgrind;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
+use vhost_device_guest::Arch;
 use vhost_device_guest::setup::{self, Progress};
 
 /// The project's commands
@@ -35,15 +39,19 @@ enum Command {
         /// Leave a shell in the guest, on this terminal, until `exit`
         #[arg(short, long)]
         keep: bool,
+        /// The guest's architecture
+        #[arg(long, default_value = Arch::X86_64.name, value_parser = arch_parser())]
+        arch: &'static Arch,
     },
     /// Run all checks and tests, in steps, up to the first that fails
     ///
     /// The last line counts the tests: "N passed, N failed". A step that fails
     /// without a test that does counts as one failed. Does the guests' set-up
-    /// when it is missing (see `setup`), and installs cargo-deny and cargo-fuzz
-    /// into the same cache.
+    /// when it is missing (see `setup`) and that for arm64 (see `arm64 setup`),
+    /// installs cargo-deny and cargo-fuzz into the same cache, and valgrind with
+    /// apt.
     Test {
-        /// Leave out what needs guests, their set-up, cargo-deny and cargo-fuzz
+        /// Leave out what needs guests, arm64, their set-up, valgrind, cargo-deny and cargo-fuzz
         #[arg(long)]
         quick: bool,
     },
@@ -65,15 +73,22 @@ enum Command {
         #[arg(long)]
         runs: Option<u64>,
     },
+    /// Build the daemons for arm64, and run the tests there, under qemu-user
+    Arm64 {
+        #[command(subcommand)]
+        action: arm64::Action,
+    },
     /// Get and build what guests need, as the demo and the tests do before
     ///
-    /// Installs QEMU 10.0 from Debian 12's backports unless there is one that
-    /// is as new, builds a small Linux 6.12 of Debian's source (about 5
-    /// minutes on 2 cores; installs what that needs: bc, bison, flex, gcc,
-    /// libelf-dev, make, perl, xz-utils), and takes busybox out of its
-    /// package. Apt's own configuration is not changed. Kernel and busybox
-    /// stay in $XDG_CACHE_HOME/vhost-device or ~/.cache/vhost-device (6 MB).
-    /// Without anything missing, nothing is done and no network is needed.
+    /// For each architecture, installs QEMU 10.0 from Debian 12's backports
+    /// unless there is one that is as new, builds a small Linux 6.12 of
+    /// Debian's source (about 5 minutes on 2 cores; installs what that needs:
+    /// bc, bison, flex, gcc, libelf-dev, make, perl, xz-utils, and
+    /// device-tree-compiler and a cross compiler for aarch64), and takes
+    /// busybox and tools out of their packages. Apt's own configuration is not
+    /// changed. What was made stays in $XDG_CACHE_HOME/vhost-device or
+    /// ~/.cache/vhost-device (30 MB). Without anything missing, nothing is done
+    /// and no network is needed. The demo sets up its guest's architecture alone.
     Setup,
 }
 
@@ -89,19 +104,37 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Demo { keep } => demo::run(keep),
+        Command::Demo { keep, arch } => demo::run(arch, keep),
         Command::Test { quick } => Ok(steps::run(quick)),
         Command::Bench { args } => bench(args),
         Command::Fuzz { target, runs } => {
             fuzz::run(target.as_deref(), runs)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Arm64 { action } => {
+            arm64::run(&action)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Setup => {
-            let images = setup::run(&Progress::new())?;
-            println!("Guests can be booted: {}", images.kernel.display());
+            setup::run(Arch::ALL, &Progress::new())?;
+            for arch in Arch::ALL {
+                let kernel = setup::find(arch)?.kernel;
+                println!(
+                    "Guests of {} can be booted: {}",
+                    arch.name,
+                    kernel.display()
+                );
+            }
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Takes the names of all architectures.
+fn arch_parser() -> impl TypedValueParser<Value = &'static Arch> {
+    let names = Arch::ALL.iter().map(|arch| arch.name);
+    PossibleValuesParser::new(names)
+        .try_map(|name| Arch::named(&name).ok_or("no such architecture"))
 }
 
 fn bench(args: Vec<OsString>) -> Result<ExitCode> {

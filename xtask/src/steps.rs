@@ -1,14 +1,16 @@
 //! `cargo xtask test`: the steps, and the count of the tests in them.
 
+use std::fmt;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::ops::AddAssign;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use vhost_device_guest::setup::{self, Progress};
+use vhost_device_guest::Arch;
+use vhost_device_guest::setup::{self, Arm64, Progress};
 
-use crate::{cargo, demo, fuzz, style};
+use crate::{arm64, cargo, demo, fuzz, style, valgrind};
 
 /// The version of cargo-deny that checks what is depended on.
 const CARGO_DENY: &str = "0.20.2";
@@ -36,10 +38,18 @@ enum Action {
     Dependencies,
     /// Runs each fuzz target for a while.
     Fuzz,
+    /// Runs the queue's tests under valgrind.
+    Valgrind,
+    /// Counts the queue's instructions, and compares them.
+    Instructions,
     /// Gets and builds what guests need.
     SetUp,
-    /// Runs the demo.
-    Demo,
+    /// Gets what builds and runs programs for arm64.
+    SetUpArm64,
+    /// Runs the tests of the queue, the session and the devices under qemu-user.
+    Arm64,
+    /// Runs the demo in a guest of this architecture.
+    Demo(&'static Arch),
 }
 
 /// All of them, in the order in which they run: the quick ones first.
@@ -79,7 +89,13 @@ const STEPS: &[Step] = &[
     Step {
         title: "unit and session tests",
         slow: false,
-        action: Action::Tests(&["--workspace", "--exclude", "vhost-device-guest"]),
+        action: Action::Tests(&[
+            "--workspace",
+            "--exclude",
+            "vhost-device-arm64",
+            "--exclude",
+            "vhost-device-guest",
+        ]),
     },
     Step {
         title: "dependencies",
@@ -90,6 +106,31 @@ const STEPS: &[Step] = &[
         title: "fuzz targets",
         slow: true,
         action: Action::Fuzz,
+    },
+    Step {
+        title: "the queue under valgrind",
+        slow: true,
+        action: Action::Valgrind,
+    },
+    Step {
+        title: "the queue's instructions",
+        slow: true,
+        action: Action::Instructions,
+    },
+    Step {
+        title: "set-up for arm64",
+        slow: true,
+        action: Action::SetUpArm64,
+    },
+    Step {
+        title: "unit and session tests on arm64",
+        slow: true,
+        action: Action::Arm64,
+    },
+    Step {
+        title: "instructions and static daemons for arm64",
+        slow: true,
+        action: Action::Tests(&["--package", "vhost-device-arm64"]),
     },
     Step {
         title: "set-up for guests",
@@ -104,7 +145,12 @@ const STEPS: &[Step] = &[
     Step {
         title: "demo",
         slow: true,
-        action: Action::Demo,
+        action: Action::Demo(&Arch::X86_64),
+    },
+    Step {
+        title: "demo on aarch64",
+        slow: true,
+        action: Action::Demo(&Arch::AARCH64),
     },
 ];
 
@@ -128,16 +174,14 @@ pub(crate) fn run(quick: bool) -> ExitCode {
         println!("{}", style.faint(&format!("not run: {}", step.title)));
     }
     println!(
-        "\n{} in {}, {} ignored",
+        "\n{} in {}, {counts}",
         if well {
             style.good("All steps passed")
         } else {
             style.bad("A step failed")
         },
-        minutes(started.elapsed()),
-        counts.ignored
+        minutes(started.elapsed())
     );
-    println!("{} passed, {} failed", counts.passed, counts.failed);
     if well {
         ExitCode::SUCCESS
     } else {
@@ -176,9 +220,13 @@ impl Action {
             Self::Tests(args) => test(args, counts),
             Self::Dependencies => deny(),
             Self::Fuzz => fuzz::run(None, Some(FUZZ_RUNS)),
-            Self::SetUp => setup::run(&Progress::new()).map(drop),
-            Self::Demo => {
-                let status = demo::run(false)?;
+            Self::Valgrind => valgrind::check_memory(counts),
+            Self::Instructions => valgrind::count_instructions(),
+            Self::SetUp => setup::run(Arch::ALL, &Progress::new()),
+            Self::SetUpArm64 => Arm64::set_up(&Progress::new()).map(drop),
+            Self::Arm64 => arm64::test(counts),
+            Self::Demo(arch) => {
+                let status = demo::run(arch, false)?;
                 ensure!(status == ExitCode::SUCCESS, "the guest missed something");
                 Ok(())
             }
@@ -215,29 +263,41 @@ fn document() -> Result<()> {
 /// Runs all tests that the arguments name, also behind one that fails.
 fn test(args: &[&str], counts: &mut Counts) -> Result<()> {
     let mut command = cargo::command(["test", "--no-fail-fast"]);
-    command.args(args).stdout(Stdio::piped());
+    command.args(args).arg("--");
+    let status = counted(&mut command, counts)?;
+    ensure!(status.success(), "`cargo test` failed");
+    Ok(())
+}
+
+/// Runs a command whose arguments end with those of test programs, and counts the tests in what it
+/// prints.
+pub(crate) fn counted(command: &mut Command, counts: &mut Counts) -> Result<ExitStatus> {
+    command.stdout(Stdio::piped());
     if io::stdout().is_terminal() {
-        command.args(["--", "--color=always"]);
+        command.arg("--color=always");
     }
-    let mut child = command.spawn().context("cannot run cargo")?;
-    let stdout = child.stdout.take().context("cargo has no output")?;
+    let name = command.get_program().to_owned();
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot run {}", name.display()))?;
+    let stdout = child.stdout.take().context("it has no output")?;
     let mut own = io::stdout().lock();
     for line in BufReader::new(stdout).split(b'\n') {
-        let line = line.context("cannot read cargo's output")?;
+        let line = line.with_context(|| format!("cannot read from {}", name.display()))?;
         own.write_all(&line)?;
         own.write_all(b"\n")?;
         if let Some(more) = Counts::parse(&String::from_utf8_lossy(&line)) {
             *counts += more;
         }
     }
-    let status = child.wait().context("cannot wait for cargo")?;
-    ensure!(status.success(), "`cargo test` failed");
-    Ok(())
+    child
+        .wait()
+        .with_context(|| format!("cannot wait for {}", name.display()))
 }
 
 /// How many tests ended in which way.
 #[derive(Debug, Default, PartialEq)]
-struct Counts {
+pub(crate) struct Counts {
     passed: u64,
     failed: u64,
     ignored: u64,
@@ -256,6 +316,21 @@ impl Counts {
             failed: count("failed")?,
             ignored: count("ignored")?,
         })
+    }
+
+    /// Adds tests that were not run.
+    pub(crate) fn ignore(&mut self, tests: usize) {
+        self.ignored += tests as u64;
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} ignored\n{} passed, {} failed",
+            self.ignored, self.passed, self.failed
+        )
     }
 }
 

@@ -108,7 +108,7 @@ pub trait Device {
 
     /// `queue` stops: the driver took it back. Whatever the device keeps of it is given up and
     /// must be dropped here: `kept` requests that were the newest are seen again when the queue
-    /// resumes, older ones go back with length 0.
+    /// resumes, older ones go back with length 0, unless the front-end keeps what is in flight.
     fn queue_stopped(&mut self, queue: QueueIndex) {
         let _ = queue;
     }

@@ -56,7 +56,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
 
     fn set_protocol_features(&mut self, features: u64) -> Result<()> {
         // First, as the message layer takes them whatever is returned here.
-        self.set_reply_ack(features & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0);
+        self.set_protocol(features);
         let unknown = features & !self.offered_protocol().bits();
         if unknown != 0 {
             return Err(refused(format_args!(
@@ -182,6 +182,36 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
             .map_err(|_| Error::InvalidParam)
     }
 
+    /// The answer has a region in it, so nothing else could say no: a front-end that asks for one
+    /// that cannot be loses its session.
+    fn get_inflight_fd(
+        &mut self,
+        inflight: &VhostUserInflight,
+    ) -> Result<(VhostUserInflight, File)> {
+        let VhostUserInflight {
+            num_queues,
+            queue_size,
+            ..
+        } = *inflight;
+        let (file, len) = self.make_inflight(num_queues, queue_size).map_err(|why| {
+            self.refused(why);
+            Error::InvalidParam
+        })?;
+        let made = VhostUserInflight::new(len, 0, num_queues, queue_size);
+        Ok((made, file.into()))
+    }
+
+    fn set_inflight_fd(&mut self, inflight: &VhostUserInflight, file: File) -> Result<()> {
+        let VhostUserInflight {
+            mmap_size,
+            mmap_offset,
+            num_queues,
+            queue_size,
+        } = *inflight;
+        self.set_inflight(&file, mmap_offset, mmap_size, num_queues, queue_size)
+            .map_err(refused)
+    }
+
     // What follows belongs to protocol features that are not offered: the front-end should not
     // have sent it.
 
@@ -191,17 +221,6 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
 
     fn get_shared_object(&mut self, _uuid: VhostUserSharedMsg) -> Result<File> {
         Err(Error::InvalidOperation("shared objects are not offered"))
-    }
-
-    fn get_inflight_fd(
-        &mut self,
-        _inflight: &VhostUserInflight,
-    ) -> Result<(VhostUserInflight, File)> {
-        Err(Error::InvalidOperation("inflight tracking is not offered"))
-    }
-
-    fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
-        Err(refused("inflight tracking is not offered"))
     }
 
     fn set_device_state_fd(

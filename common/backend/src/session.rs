@@ -2,16 +2,19 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
 use vhost::vhost_user::BackendReqHandler;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_device_queue::memory::Mapping;
-use vhost_device_queue::{DirtyLog, GuestMemory, Kept, Request};
+use vhost_device_queue::{
+    DirtyLog, GuestMemory, InflightError, InflightRegion, Kept, MAX_QUEUE_SIZE, Queue, Request,
+};
 use virtio_bindings::virtio_config::{
     VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1,
 };
@@ -121,6 +124,21 @@ pub(crate) enum MessageError {
     Vring { index: u32, source: VringError },
     #[error("vring {index}: the file descriptor cannot be used: {source}")]
     Fd { index: u32, source: io::Error },
+    #[error(
+        "{queues} queues of {size} cannot be tracked: there are {vrings}, of at most {MAX_QUEUE_SIZE}"
+    )]
+    Untrackable {
+        queues: u16,
+        size: u16,
+        vrings: usize,
+    },
+    #[error("the region for requests in flight cannot be used: {0}")]
+    Inflight(#[from] InflightError),
+    #[error("cannot {what} the region for requests in flight: {source}")]
+    InflightFile {
+        what: &'static str,
+        source: io::Error,
+    },
 }
 
 /// The longest dirty log: a bit for each page of 2⁴⁶ bytes.
@@ -382,6 +400,10 @@ pub(crate) struct Session<D> {
     vrings: Vec<Vring>,
     /// Where the front-end wants to see what was written, if it has ever said.
     log: Option<Arc<DirtyLog>>,
+    /// Where requests in flight are noted, if the front-end keeps a region for them.
+    inflight: Option<InflightRegion>,
+    /// The region is kept while a vring is stopped.
+    inflight_outlives_stop: bool,
     watch: Watch,
     /// A request was handled since the thread last slept.
     active: bool,
@@ -411,6 +433,8 @@ impl<D: Device> Session<D> {
             table: Table::default(),
             memory: GuestMemory::default(),
             log: None,
+            inflight: None,
+            inflight_outlives_stop: false,
             watch: Watch::new(),
             active: false,
             limits: options.limits,
@@ -419,7 +443,7 @@ impl<D: Device> Session<D> {
     }
 
     /// A message failed; the front-end learns it only if it asked for a reply.
-    fn refused(&mut self, why: impl std::fmt::Display) {
+    pub(crate) fn refused(&mut self, why: impl std::fmt::Display) {
         let line = format_args!("{}: refused a message of the front-end: {why}", self.name);
         self.logs.bad_messages.warn(line);
     }
@@ -440,6 +464,8 @@ impl<D: Device> Session<D> {
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
             | VhostUserProtocolFeatures::LOG_SHMFD
+            | VhostUserProtocolFeatures::INFLIGHT_SHMFD
+            | VhostUserProtocolFeatures::GET_VRING_BASE_INFLIGHT
             | VhostUserProtocolFeatures::RESET_DEVICE;
         if !self.device.config().is_empty() {
             features |= VhostUserProtocolFeatures::CONFIG;
@@ -447,8 +473,11 @@ impl<D: Device> Session<D> {
         features
     }
 
-    pub(crate) fn set_reply_ack(&mut self, on: bool) {
-        self.reply_ack = on;
+    /// Takes note of the protocol features in force.
+    pub(crate) fn set_protocol(&mut self, features: u64) {
+        let has = |feature: VhostUserProtocolFeatures| features & feature.bits() != 0;
+        self.reply_ack = has(VhostUserProtocolFeatures::REPLY_ACK);
+        self.inflight_outlives_stop = has(VhostUserProtocolFeatures::GET_VRING_BASE_INFLIGHT);
     }
 
     pub(crate) fn negotiate(&mut self, features: u64) -> Result<(), MessageError> {
@@ -461,7 +490,15 @@ impl<D: Device> Session<D> {
             return Err(MessageError::RingFeatures);
         }
         self.device.negotiated(features & self.offered)?;
+        let packed = self.ring_features().packed;
         self.accepted = features;
+        let has_run = self.vrings.iter().any(|vring| vring.stopped_at.is_some());
+        if has_run && self.ring_features().packed != packed {
+            // Another driver: what the region says is of the other kind.
+            (0..)
+                .take(self.vrings.len())
+                .for_each(|index| self.forget_inflight(index));
+        }
         self.log_writes();
         // Without PROTOCOL_FEATURES there is no message to enable a ring: it may run now.
         (0..)
@@ -522,6 +559,9 @@ impl<D: Device> Session<D> {
             .set_base(base, features)
             .map_err(|source| MessageError::Vring { index, source })?;
         let begins_anew = vring.stopped_at.take().is_some_and(|before| before != base);
+        if begins_anew {
+            self.forget_inflight(index);
+        }
         let running = self.vrings.iter().any(|vring| vring.queue.is_some());
         if begins_anew && !running {
             log::debug!("{}: the driver begins anew", self.name);
@@ -571,14 +611,118 @@ impl<D: Device> Session<D> {
         Ok(())
     }
 
-    fn log_range(&self) -> Option<(usize, usize)> {
-        self.log.as_ref().map(|log| log.range())
+    /// What is mapped beside the guest's memory.
+    fn other_ranges(&self) -> impl Iterator<Item = (usize, usize)> {
+        let log = self.log.as_ref().map(|log| log.range());
+        let inflight = self.inflight.as_ref().map(InflightRegion::range);
+        log.into_iter().chain(inflight)
     }
 
     /// What may lose its file.
     fn watch_mappings(&mut self) {
-        let mappings = self.table.mappings().chain(self.log_range());
-        self.watch.set(mappings);
+        let mappings: Vec<_> = self.table.mappings().chain(self.other_ranges()).collect();
+        self.watch.set(mappings.into_iter());
+    }
+
+    /// Whether so many queues can be tracked: no more than there are, and no more entries than a
+    /// ring may have, or a front-end could ask for any amount of memory.
+    fn check_trackable(&self, queues: u16, size: u16) -> Result<(), MessageError> {
+        let vrings = self.vrings.len();
+        match (1..=vrings).contains(&queues.into()) && (1..=MAX_QUEUE_SIZE).contains(&size) {
+            true => Ok(()),
+            false => Err(MessageError::Untrackable {
+                queues,
+                size,
+                vrings,
+            }),
+        }
+    }
+
+    /// A new region for the requests in flight on `queues` of at most `size` entries, which the
+    /// front-end is to keep, and its length. It has room for either kind of ring, as the front-end
+    /// may ask before it has said which.
+    pub(crate) fn make_inflight(
+        &mut self,
+        queues: u16,
+        size: u16,
+    ) -> Result<(OwnedFd, u64), MessageError> {
+        self.check_trackable(queues, size)?;
+        let len = InflightRegion::len_for(queues, size);
+        let create = |more| {
+            let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | more;
+            memfd_create("vhost-device-inflight", flags)
+        };
+        let file = match create(MemfdFlags::NOEXEC_SEAL) {
+            // Before Linux 6.3 there is no such flag; after it an administrator may insist on it.
+            Err(Errno::INVAL) => create(MemfdFlags::empty()),
+            created => created,
+        };
+        let file = file
+            .and_then(|file| {
+                ftruncate(&file, len)?;
+                let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+                fcntl_add_seals(&file, seals)?;
+                Ok(file)
+            })
+            .map_err(|error| MessageError::InflightFile {
+                what: "make",
+                source: error.into(),
+            })?;
+        Ok((file, len))
+    }
+
+    /// Takes the region in which requests in flight are noted: a new one, or one that another
+    /// back-end has left.
+    pub(crate) fn set_inflight(
+        &mut self,
+        file: &File,
+        offset: u64,
+        len: u64,
+        queues: u16,
+        size: u16,
+    ) -> Result<(), MessageError> {
+        self.check_trackable(queues, size)?;
+        if let Some(index) = (0..)
+            .zip(&self.vrings)
+            .find_map(|(index, vring)| vring.queue.as_ref().map(|_| index))
+        {
+            return Err(MessageError::Running(index));
+        }
+        // No more than is needed, whatever the front-end says.
+        let len = len.min(InflightRegion::len_for(queues, size));
+        // Fits: below 2^37.
+        let mapping = Mapping::new(file, offset, len as usize).map_err(|source| {
+            MessageError::InflightFile {
+                what: "map",
+                source,
+            }
+        })?;
+        let stays = self.inflight_outlives_stop;
+        self.inflight = Some(InflightRegion::new(mapping, queues, size, stays)?);
+        self.watch_mappings();
+        Ok(())
+    }
+
+    /// What was in flight on a vring belongs to a driver that is gone.
+    fn forget_inflight(&self, index: u32) {
+        let packed = self.ring_features().packed;
+        if let (Some(region), Ok(index)) = (&self.inflight, u16::try_from(index)) {
+            region.forget(index, packed);
+        }
+    }
+
+    /// Whether a vring goes on from where it was, rather than begins: its base says so, or requests
+    /// may be in flight on it.
+    fn resumes(&self, index: u32) -> bool {
+        let features = self.ring_features();
+        let vring = usize::try_from(index).ok();
+        let vring = vring.and_then(|place| self.vrings.get(place));
+        let moved = vring.is_some_and(|vring| vring.resumes(features));
+        let tracked = match (&self.inflight, u16::try_from(index)) {
+            (Some(region), Ok(index)) => region.has_run(index, features.packed),
+            _ => false,
+        };
+        moved || tracked
     }
 
     /// The dirty log, while the front-end wants it.
@@ -596,9 +740,9 @@ impl<D: Device> Session<D> {
 
     /// Puts `kick` in the place of the old one. A kick that the old one holds counts.
     pub(crate) fn set_kick(&mut self, index: u32, kick: Kick) -> Result<(), MessageError> {
-        let features = self.ring_features();
         let epoll = Arc::clone(&self.epoll);
         let unusable = |source| MessageError::Fd { index, source };
+        let resumes = self.resumes(index);
         let vring = self.vring(index)?;
         let kick = match kick {
             Kick::Fd(fd) => {
@@ -614,7 +758,6 @@ impl<D: Device> Session<D> {
         let kicked = vring.take_kicks();
         unwatch(&epoll, &std::mem::replace(&mut vring.kick, kick));
         // A ring that resumes has been kicked before, perhaps for the last time.
-        let resumes = vring.resumes(features);
         vring.started |= kicked || resumes || matches!(vring.kick, Kick::Polled);
         self.wake(index);
         Ok(())
@@ -652,6 +795,10 @@ impl<D: Device> Session<D> {
         let features = self.ring_features();
         let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
         let always_enabled = self.accepted & protocol == 0;
+        let place = usize::try_from(index).ok();
+        let vring = place.and_then(|place| self.vrings.get(place));
+        let begins = vring.is_some_and(|vring| vring.queue.is_none());
+        let resumes = begins && self.resumes(index);
         let Some(vring) = usize::try_from(index)
             .ok()
             .and_then(|index| self.vrings.get_mut(index))
@@ -663,8 +810,14 @@ impl<D: Device> Session<D> {
             let _ = self.halt(index);
             return;
         }
-        let begins = vring.queue.is_none();
-        if let Err(why) = vring.start(&self.table, &self.memory, features) {
+        let started = vring.start(
+            index,
+            &self.table,
+            &self.memory,
+            features,
+            self.inflight.as_ref(),
+        );
+        if let Err(why) = started {
             vring.report_error();
             let line = format_args!("{}: vring {index} cannot run: {why}", self.name);
             self.logs.bad_rings.warn(line);
@@ -675,6 +828,10 @@ impl<D: Device> Session<D> {
             let log = self.log_in_force();
             if let Ok(vring) = self.vring(index) {
                 vring.set_log(log.as_ref());
+                if resumes && vring.queue.is_some() {
+                    // Whoever ran it before may have died between its answer and its call.
+                    vring.call();
+                }
             }
         }
     }
@@ -690,8 +847,32 @@ impl<D: Device> Session<D> {
         Ok(base)
     }
 
+    /// Has the device see requests that were in flight before and that no index can stand for, if
+    /// their region does not outlive the stop of the vring. They are no more than the ring is long.
+    fn finish_stranded(&mut self, index: u32) {
+        // Fits: there are at most 65535 vrings.
+        let place = index as usize;
+        let stranded = |session: &Self| {
+            let queue = session
+                .vrings
+                .get(place)
+                .and_then(|vring| vring.queue.as_ref());
+            queue.map_or(0, Queue::stranded)
+        };
+        let mut left = stranded(self);
+        while left > 0 {
+            self.run_queue(place);
+            // The device may keep as many as it can, and then no more are taken.
+            let before = std::mem::replace(&mut left, stranded(self));
+            if left == before {
+                break;
+            }
+        }
+    }
+
     /// Takes the queue from a vring, and returns the base to make the next one from.
     fn halt(&mut self, index: u32) -> Result<u32, MessageError> {
+        self.finish_stranded(index);
         if self.vring(index)?.queue.is_some() {
             let mut queues = Queues {
                 vrings: &mut self.vrings,
@@ -736,8 +917,9 @@ impl<D: Device> Session<D> {
     pub(crate) fn change_memory(&mut self, table: Table) -> Result<(), TableError> {
         let memory = table.memory()?;
         // Both, as queues are touched while they move from the old to the new.
-        let old = self.table.mappings().chain(self.log_range());
-        self.watch.set(old.chain(table.mappings()));
+        let old = self.table.mappings().chain(self.other_ranges());
+        let all: Vec<_> = old.chain(table.mappings()).collect();
+        self.watch.set(all.into_iter());
         let mut waiting = Vec::new();
         for index in (0..).take(self.vrings.len()) {
             let Ok(vring) = self.vring(index) else {
@@ -764,11 +946,17 @@ impl<D: Device> Session<D> {
     /// Back to the state before the first message, but for the memory (`RESET_DEVICE`). The
     /// queues are left as they are: the driver has taken them back.
     pub(crate) fn reset(&mut self) {
-        for (index, vring) in (0..).zip(&mut self.vrings) {
+        for index in 0..self.vrings.len() {
+            let Some(vring) = self.vrings.get_mut(index) else {
+                continue;
+            };
             let vring = std::mem::take(vring);
             unwatch(&self.epoll, &vring.kick);
             drop(vring);
+            // Fits: there are at most 65535 vrings.
+            let index = index as QueueIndex;
             self.device.queue_stopped(index);
+            self.forget_inflight(index.into());
         }
         self.accepted &= VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
         self.device.reset();

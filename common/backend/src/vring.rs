@@ -8,9 +8,12 @@ use std::io::IoSliceMut;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
-use vhost_device_queue::{Addresses, Config, DirtyLog, Queue, QueueLog, checked_size};
+use vhost_device_queue::{
+    Addresses, Config, DirtyLog, InflightRegion, Queue, QueueLog, RingError, checked_size,
+};
 
 use crate::table::Table;
 
@@ -40,7 +43,7 @@ pub(crate) enum VringError {
     #[error("{area} at {addr:#x} of the front-end is outside of every memory region")]
     Unmapped { area: &'static str, addr: u64 },
     #[error(transparent)]
-    Ring(#[from] vhost_device_queue::RingError),
+    Ring(#[from] RingError),
 }
 
 impl UserAddresses {
@@ -103,7 +106,7 @@ impl Vring {
         // A packed ring's is checked when its size is known for sure.
         if !features.packed && u16::try_from(base).is_err() {
             let size = self.size;
-            return Err(vhost_device_queue::RingError::Base { base, size }.into());
+            return Err(RingError::Base { base, size }.into());
         }
         self.base = Some(base);
         Ok(())
@@ -166,16 +169,29 @@ impl Vring {
         Ok(())
     }
 
-    /// Makes the queue, if there is none yet and everything is known that it needs.
+    /// Makes the queue, if there is none yet and everything is known that it needs. With a region
+    /// that tracks vring `index`, it goes on with what is in flight there.
     pub(crate) fn start(
         &mut self,
+        index: u32,
         table: &Table,
         memory: &vhost_device_queue::GuestMemory,
         features: RingFeatures,
+        inflight: Option<&InflightRegion>,
     ) -> Result<(), VringError> {
         if let (None, Some(addresses)) = (&self.queue, self.addresses) {
             let config = self.config(addresses, table, features)?;
-            self.queue = Some(Queue::new(memory, &config)?);
+            let tracked = match (inflight, u16::try_from(index)) {
+                (Some(region), Ok(index)) => {
+                    let queue = region.queue(index, features.packed);
+                    queue.map_err(RingError::from)?
+                }
+                _ => None,
+            };
+            self.queue = Some(match tracked {
+                None => Queue::new(memory, &config)?,
+                Some(inflight) => Queue::tracked(memory, &config, inflight)?,
+            });
         }
         Ok(())
     }
@@ -236,8 +252,10 @@ impl Vring {
         let mut buffers = [IoSliceMut::new(&mut counter)];
         // An offset of -1 is a plain read.
         let taken = match preadv2(fd, &mut buffers, u64::MAX, ReadWriteFlags::NOWAIT) {
-            // Before Linux 5.13 an eventfd does not know it.
-            Err(Errno::OPNOTSUPP) => rustix::io::read(fd, &mut counter),
+            // Before Linux 5.13 an eventfd does not know it, and qemu-user has no such call.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) if is_readable(fd) => {
+                rustix::io::read(fd, &mut counter)
+            }
             taken => taken,
         };
         taken.is_ok_and(|count| count > 0)
@@ -249,6 +267,12 @@ impl Vring {
             signal(Some(fd));
         }
     }
+}
+
+/// Whether a read would not block now.
+fn is_readable(fd: &File) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|count| count > 0)
 }
 
 /// Adds 1 to an eventfd. A counter that is full has been signalled, and an fd that is none is

@@ -49,7 +49,7 @@ fn connect_and_leave(way: usize) {
             session.left();
         }
         1 => {
-            let (mut guest, session) = running_with(options().mem_slots());
+            let (mut guest, session) = running_with(options().mem_slots().track_inflight());
             guest.echo_all();
             session.stop();
         }

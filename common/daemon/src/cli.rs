@@ -2,20 +2,22 @@
 
 use std::ffi::OsString;
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, FromArgMatches, Parser};
+use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser};
 use log::LevelFilter;
 use rustix::fs::Mode;
 
-use crate::Identity;
 use crate::sockets::{self, Endpoint};
+use crate::{Chain, Identity};
 
 /// The most guests that one process serves: a mistyped count must not fill a directory.
-const MAX_GUESTS: i64 = 1024;
+const MAX_GUESTS: u32 = 1024;
 
 /// The longest that a ring is polled after activity, in microseconds: longer than this a
 /// sleeping guest costs a core for nothing.
@@ -73,7 +75,7 @@ struct Common {
 
     /// Serve this many guests, at PATH0, PATH1, and so on [default: one guest, at PATH itself].
     #[arg(short = 'c', long, value_name = "N", requires = "socket_path")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_GUESTS))]
+    #[arg(value_parser = number_in(1..=MAX_GUESTS))]
     socket_count: Option<u32>,
 
     /// The access mode of the sockets' files, octal, for example 660 [default: as the umask says].
@@ -82,7 +84,7 @@ struct Common {
 
     /// Use this inherited socket: listening, or connected, which is served once.
     #[arg(long, value_name = "FD", conflicts_with = "socket_path")]
-    #[arg(value_parser = clap::value_parser!(RawFd).range(0..))]
+    #[arg(value_parser = number_in(0..=RawFd::MAX))]
     fd: Option<RawFd>,
 
     /// Log this and what is more important [default: what RUST_LOG says, or info].
@@ -95,7 +97,7 @@ struct Common {
     /// Answers come sooner and a core is busy meanwhile. How long pays off is found out; a guest
     /// that sends nothing costs nothing, and nobody looks while another guest has no core.
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
-    #[arg(value_parser = clap::value_parser!(u64).range(0..=MAX_POLL_US))]
+    #[arg(value_parser = number_in(0..=MAX_POLL_US))]
     poll_us: u64,
 
     /// Print what this program can do, as JSON, and exit; other options are ignored.
@@ -115,7 +117,7 @@ pub(crate) fn wants_capabilities(arguments: &[OsString]) -> bool {
 /// A command line that makes sense by itself; what it says of sockets is not looked at yet.
 #[derive(Debug)]
 pub(crate) struct Parsed<A> {
-    command: clap::Command,
+    command: Command,
     common: Common,
     pub(crate) device: A,
 }
@@ -132,6 +134,10 @@ pub(crate) fn parse<A: Args>(
         .name(identity.name)
         .version(identity.version)
         .about(identity.about);
+    // Else arguments cannot be shown.
+    command.build();
+    let usage = usage(&command);
+    let mut command = command.override_usage(usage);
     let matches = command.try_get_matches_from_mut(arguments)?;
     let Cli { common, device } =
         Cli::<A>::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
@@ -142,6 +148,33 @@ pub(crate) fn parse<A: Args>(
     })
 }
 
+/// What has to be given: a socket, which the parser cannot know, and what the device requires.
+fn usage(command: &Command) -> String {
+    let required = command.get_arguments().filter(|arg| arg.is_required_set());
+    let required: String = required.map(|arg: &Arg| format!(" {arg}")).collect();
+    format!(
+        "{} --socket-path <PATH>{required} [OPTIONS]",
+        command.get_name()
+    )
+}
+
+/// Understands a decimal number in this range, and says what the range is of what is none.
+pub fn number_in<T>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
+{
+    move |text| match text.parse() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => Err(format!(
+            "it must be a number from {} to {}",
+            range.start(),
+            range.end()
+        )),
+    }
+}
+
 impl<A> Parsed<A> {
     /// How many guests `--socket-count` wants, or one.
     pub(crate) fn guests(&self) -> usize {
@@ -149,18 +182,25 @@ impl<A> Parsed<A> {
         self.common.socket_count.map_or(1, |count| count as usize)
     }
 
-    /// Claims inherited sockets, and sees where the others will be.
+    /// Claims inherited sockets, and sees where the others will be. `check` finds what contradicts
+    /// itself in the device's options, given the number of guests.
     ///
     /// # Errors
-    /// A usage error: there are none.
-    pub(crate) fn claim(self) -> Result<Invocation<A>, clap::Error> {
+    /// A usage error: there are no sockets, or what `check` found.
+    pub(crate) fn claim<E: std::error::Error + 'static>(
+        self,
+        check: impl FnOnce(&A, usize) -> Result<(), E>,
+    ) -> Result<Invocation<A>, clap::Error> {
         let Self {
             mut command,
             common,
             device,
         } = self;
+        let sockets = sockets(&common).map_err(|(kind, message)| command.error(kind, message))?;
+        check(&device, sockets.guests())
+            .map_err(|error| command.error(ErrorKind::ValueValidation, Chain(&error)))?;
         Ok(Invocation {
-            sockets: sockets(&common).map_err(|(kind, message)| command.error(kind, message))?,
+            sockets,
             log_level: common.log_level.and_then(|level| level.parse().ok()),
             poll: Duration::from_micros(common.poll_us),
             device,
@@ -241,7 +281,12 @@ mod tests {
             .chain(arguments)
             .map(OsString::from)
             .collect();
-        super::parse(&IDENTITY, arguments)?.claim()
+        super::parse(&IDENTITY, arguments)?.claim(|args: &DeviceArgs, guests| {
+            match args.filename.is_some() && guests > 3 {
+                true => Err(std::io::Error::other("too many guests for a file")),
+                false => Ok(()),
+            }
+        })
     }
 
     fn error(arguments: &[&str]) -> ErrorKind {
@@ -336,6 +381,43 @@ mod tests {
             error(&["-s", "a", "--nonsense"]),
             ErrorKind::UnknownArgument
         );
+    }
+
+    #[test]
+    fn test_parse_options_that_contradict_each_other_are_a_usage_error() {
+        let arguments = ["-s", "a", "-c", "4", "-f", "x"];
+        assert_eq!(error(&arguments), ErrorKind::ValueValidation);
+        let text = parse(&arguments).unwrap_err().to_string();
+        assert!(text.contains("too many guests"), "{text}");
+        assert!(parse(&["-s", "a", "-c", "3", "-f", "x"]).is_ok());
+    }
+
+    #[test]
+    fn test_usage_has_the_socket_and_what_is_required() {
+        let mut command = Command::new("daemon")
+            .arg(Arg::new("list").long("list").value_name("X").required(true))
+            .arg(Arg::new("other").long("other"));
+        command.build();
+        assert_eq!(
+            usage(&command),
+            "daemon --socket-path <PATH> --list <X> [OPTIONS]"
+        );
+    }
+
+    #[test]
+    fn test_parse_errors_tell_what_to_write() {
+        for (arguments, what) in [
+            (&["-s", "a", "-c", "x"][..], "a number from 1 to 1024"),
+            (&["--fd", "-"], "a number from 0 to"),
+            (&["-s", "a", "--poll-us", "x"], "a number from 0 to 10000"),
+            (
+                &[],
+                "Usage: vhost-device-test --socket-path <PATH> [OPTIONS]",
+            ),
+        ] {
+            let text = parse(arguments).unwrap_err().to_string();
+            assert!(text.contains(what), "{arguments:?}: {text}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Mode;
@@ -15,6 +16,9 @@ use crate::sockets::{BindError, Listener, bind};
 
 /// The longest line: a client cannot fill the memory.
 const MAX_LINE: u64 = 256;
+
+/// How long clients that cannot be taken are left alone.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
@@ -50,18 +54,26 @@ pub fn start(
 
 fn listen(socket: &UnixListener, obey: &impl Fn(&str) -> Answer) {
     loop {
-        let ready = poll(&mut [PollFd::new(socket, PollFlags::IN)], None);
-        let served = ready.map_err(io::Error::from).and_then(|_| {
-            let (stream, _) = socket.accept()?;
-            stream.set_nonblocking(false)?;
-            serve(&stream, obey)
-        });
-        if let Err(error) = served
-            && error.kind() != io::ErrorKind::Interrupted
-        {
-            log::debug!("the control socket lost a client: {error}");
+        match accept(socket) {
+            Ok(stream) => {
+                if let Err(error) = serve(&stream, obey) {
+                    log::debug!("the control socket lost a client: {error}");
+                }
+            }
+            Err(error) => {
+                log::debug!("the control socket cannot take a client: {error}");
+                // It is ready still when descriptors have run out.
+                thread::sleep(PAUSE);
+            }
         }
     }
+}
+
+fn accept(socket: &UnixListener) -> io::Result<UnixStream> {
+    poll(&mut [PollFd::new(socket, PollFlags::IN)], None)?;
+    let (stream, _) = socket.accept()?;
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// Does what a client says, until it leaves.

@@ -5,7 +5,8 @@
 //!
 //! # Order of start
 //! 1. Parse the command line and claim the sockets that were inherited (`--fd`, `LISTEN_FDS`),
-//!    before anything else is opened, so that no number can mean a file of our own.
+//!    before anything else is opened, so that no number can mean a file of our own. What
+//!    contradicts itself in the options is found now: [`Backend::check`].
 //! 2. Open the hardware: [`Backend::open`].
 //! 3. Bind the sockets of `--socket-path`.
 //! 4. Make what serving needs: the event loop, the stop signal, the link to the service manager.
@@ -28,7 +29,7 @@ use std::process::ExitCode;
 
 use vhost_device_backend::Device;
 
-pub use crate::cli::with_number;
+pub use crate::cli::{number_in, with_number};
 pub use crate::sockets::{BindError, Listener, bind};
 
 use crate::cli::{Invocation, Sockets};
@@ -65,6 +66,16 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// What the daemon is called.
     const IDENTITY: Identity;
+
+    /// Finds what is wrong with the command line alone, whatever the hardware is, for so many
+    /// guests.
+    ///
+    /// # Errors
+    /// A usage error: the daemon ends with this message and status 2.
+    fn check(args: &Self::Args, guests: usize) -> Result<(), Self::Error> {
+        let _ = (args, guests);
+        Ok(())
+    }
 
     /// What the user wants to be told instead of having guests served, if that is so: it is
     /// printed, and the program ends. `guests` is how many there would be.
@@ -106,7 +117,7 @@ pub fn run<B: Backend>() -> ExitCode {
             Err(error) => fail(identity, &error),
         };
     }
-    let invocation = match parsed.claim() {
+    let invocation = match parsed.claim(B::check) {
         Ok(invocation) => invocation,
         Err(error) => error.exit(),
     };

@@ -2,7 +2,8 @@
 //! §2.8.7).
 //!
 //! Each descriptor is read from guest memory exactly once. A [`Chain`] is reused from request to
-//! request: walking a chain allocates only when it is longer than all before it.
+//! request: walking a chain allocates only when it is longer than all before it. It is for what
+//! `quick` leaves to it.
 
 use std::ptr::NonNull;
 
@@ -12,12 +13,19 @@ use crate::memory::GuestMemory;
 use crate::packed::PackedRing;
 use crate::split::SplitRing;
 
+pub(crate) const NEXT: u16 = VRING_DESC_F_NEXT as u16;
+pub(crate) const WRITE: u16 = VRING_DESC_F_WRITE as u16;
+pub(crate) const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
+
 /// The most descriptors that one chain may have, direct and indirect ones together, empty ones
 /// too; a device MAY limit it (VIRTIO 1.4 §2.7.4.1).
 ///
 /// Stops a guest from making the device walk a list as long as its largest queue, or as an
 /// indirect table of 4 GiB, for each request. 1024 is what QEMU's devices allow.
 pub const MAX_CHAIN_DESCRIPTORS: usize = 1024;
+
+/// The most bytes that the buffers of a chain may have together (VIRTIO 1.4 §2.7.4.2).
+pub(crate) const MAX_CHAIN_LEN: u64 = u32::MAX as u64;
 
 /// A descriptor as it stands in guest memory: `addr`, and the fields behind it.
 pub(crate) type Words = [u64; 2];
@@ -27,34 +35,35 @@ pub(crate) const DESCRIPTOR_SIZE: usize = size_of::<Words>();
 
 /// What `struct virtq_desc` and `struct pvirtq_desc` have in common.
 #[derive(Clone, Copy, Debug)]
-struct Desc {
-    addr: u64,
-    len: u32,
-    flags: u16,
+pub(crate) struct Desc {
+    pub(crate) addr: u64,
+    pub(crate) len: u32,
+    pub(crate) flags: u16,
 }
 
 impl Desc {
     /// A `struct virtq_desc`, and its `next`.
-    #[inline]
-    fn virtq(words: Words) -> (Self, u16) {
+    #[inline(always)]
+    pub(crate) fn virtq(words: Words) -> (Self, u16) {
         let (addr, len, [flags, next]) = fields(words);
         (Self { addr, len, flags }, next)
     }
 
     /// A `struct pvirtq_desc`, and its `id`.
-    #[inline]
-    fn pvirtq(words: Words) -> (Self, u16) {
+    #[inline(always)]
+    pub(crate) fn pvirtq(words: Words) -> (Self, u16) {
         let (addr, len, [id, flags]) = fields(words);
         (Self { addr, len, flags }, id)
     }
 
-    fn has(&self, flag: u32) -> bool {
-        u32::from(self.flags) & flag != 0
+    #[inline(always)]
+    pub(crate) fn has(&self, flag: u16) -> bool {
+        self.flags & flag != 0
     }
 }
 
 /// `addr`, `len`, and the two fields behind them.
-#[inline]
+#[inline(always)]
 fn fields([addr, rest]: Words) -> (u64, u32, [u16; 2]) {
     // Each cut is a field of the little-endian word.
     let rest = u64::from_le(rest);
@@ -137,10 +146,34 @@ pub enum ChainError {
 pub(crate) struct Segment {
     pub(crate) guest_addr: u64,
     pub(crate) host: NonNull<u8>,
+    /// Never 0.
     pub(crate) len: usize,
 }
 
-/// The checked segments of one chain: the readable ones, then the writable ones.
+impl Segment {
+    /// None.
+    pub(crate) const NONE: Self = Self {
+        guest_addr: 0,
+        host: NonNull::dangling(),
+        len: 0,
+    };
+}
+
+// SAFETY: the pointer is only followed while the `GuestMemory` that it was made from is borrowed
+// (see `cursor`); between requests it is a dead value.
+unsafe impl Send for Segment {}
+
+/// What a chain consists of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Buffers<'a> {
+    pub(crate) readable: &'a [Segment],
+    pub(crate) readable_len: usize,
+    pub(crate) writable: &'a [Segment],
+    pub(crate) writable_len: usize,
+}
+
+/// The careful walk: it knows all rules, and says which was broken. Also the segments that it
+/// found, the readable ones and then the writable ones.
 #[derive(Debug)]
 pub(crate) struct Chain {
     segments: Vec<Segment>,
@@ -152,13 +185,7 @@ pub(crate) struct Chain {
     steps: usize,
     /// A writable descriptor was seen, though it may have been empty.
     writing: bool,
-    /// Position of the region that the last segment was found in.
-    hint: usize,
 }
-
-// SAFETY: the pointers in `segments` are only followed while the `GuestMemory` that they were
-// made from is borrowed (see `cursor`); between requests they are dead values.
-unsafe impl Send for Chain {}
 
 impl Chain {
     pub(crate) fn new() -> Self {
@@ -169,33 +196,19 @@ impl Chain {
             writable_len: 0,
             steps: 0,
             writing: false,
-            hint: 0,
         }
     }
 
-    #[inline]
-    pub(crate) fn readable(&self) -> (&[Segment], usize) {
-        (
-            self.segments.get(..self.readable).unwrap_or_default(),
-            self.readable_len,
-        )
+    pub(crate) fn buffers(&self) -> Buffers<'_> {
+        Buffers {
+            readable: self.segments.get(..self.readable).unwrap_or_default(),
+            readable_len: self.readable_len,
+            writable: self.segments.get(self.readable..).unwrap_or_default(),
+            writable_len: self.writable_len,
+        }
     }
 
-    #[inline]
-    pub(crate) fn writable(&self) -> (&[Segment], usize) {
-        (
-            self.segments.get(self.readable..).unwrap_or_default(),
-            self.writable_len,
-        )
-    }
-
-    /// How many segments there are.
-    pub(crate) fn len(&self) -> usize {
-        self.segments.len()
-    }
-
-    #[inline]
-    pub(crate) fn clear(&mut self) {
+    fn clear(&mut self) {
         self.segments.clear();
         self.readable = 0;
         self.readable_len = 0;
@@ -205,7 +218,6 @@ impl Chain {
     }
 
     /// Collects the chain that begins at descriptor `head` of the ring.
-    #[inline]
     pub(crate) fn walk(
         &mut self,
         ring: &SplitRing,
@@ -221,14 +233,14 @@ impl Chain {
                 return Err(ChainError::Next { next: index, size });
             };
             let (desc, next) = Desc::virtq(words);
-            if desc.has(VRING_DESC_F_INDIRECT) {
+            if desc.has(INDIRECT) {
                 return match indirect {
                     true => self.walk_indirect(memory, &desc),
                     false => Err(ChainError::NotNegotiated),
                 };
             }
             self.add(memory, &desc)?;
-            if !desc.has(VRING_DESC_F_NEXT) {
+            if !desc.has(NEXT) {
                 return Ok(());
             }
             index = next;
@@ -240,24 +252,23 @@ impl Chain {
     /// referrer's own WRITE flag means nothing (VIRTIO 1.4 §2.7.5.3.2).
     fn walk_indirect(&mut self, memory: &GuestMemory, referrer: &Desc) -> Result<(), ChainError> {
         let Desc { addr, len, .. } = *referrer;
-        if referrer.has(VRING_DESC_F_NEXT) {
+        if referrer.has(NEXT) {
             return Err(ChainError::Nested { addr });
         }
         let size = table_size(len)?;
-        let mut hint = self.hint;
         let mut index: u16 = 0;
         for _ in 0..size {
             if u32::from(index) >= size {
                 return Err(ChainError::Next { next: index, size });
             }
-            let (desc, next) = table_entry(memory, addr, index.into(), &mut hint)
+            let (desc, next) = table_entry(memory, addr, index.into())
                 .map(Desc::virtq)
                 .ok_or(ChainError::Address { addr, len })?;
-            if desc.has(VRING_DESC_F_INDIRECT) {
+            if desc.has(INDIRECT) {
                 return Err(ChainError::Nested { addr: desc.addr });
             }
             self.add(memory, &desc)?;
-            if !desc.has(VRING_DESC_F_NEXT) {
+            if !desc.has(NEXT) {
                 return Ok(());
             }
             index = next;
@@ -267,7 +278,6 @@ impl Chain {
 
     /// Collects the chain that begins with the next descriptor of a packed ring. Whatever is
     /// wrong with it, it is followed to its end, so that the ring can go on behind it.
-    #[inline]
     pub(crate) fn walk_packed(
         &mut self,
         ring: &PackedRing,
@@ -294,16 +304,35 @@ impl Chain {
             if walk.result.is_ok() {
                 walk.result = self.add_packed(memory, indirect, &desc, is_first);
             }
-            if !desc.has(VRING_DESC_F_NEXT) {
+            if !desc.has(NEXT) {
                 return walk;
             }
-            place = place.after(1, size);
+            place = place.next(size);
         }
         walk.result = Err(ChainError::Loop(size.into()));
         walk
     }
 
-    #[inline]
+    /// Collects a chain of a packed ring whose descriptors were copied when it was taken. They are
+    /// trusted no more than those in the ring.
+    pub(crate) fn walk_copied(
+        &mut self,
+        memory: &GuestMemory,
+        indirect: bool,
+        descriptors: &[Words],
+    ) -> Result<(), ChainError> {
+        self.clear();
+        for (index, words) in descriptors.iter().enumerate() {
+            let (desc, _) = Desc::pvirtq(*words);
+            self.add_packed(memory, indirect, &desc, index == 0)?;
+            if !desc.has(NEXT) {
+                return Ok(());
+            }
+        }
+        // Fits: as many as a ring has, at most.
+        Err(ChainError::Loop(descriptors.len() as u32))
+    }
+
     fn add_packed(
         &mut self,
         memory: &GuestMemory,
@@ -311,13 +340,13 @@ impl Chain {
         desc: &Desc,
         is_first: bool,
     ) -> Result<(), ChainError> {
-        if !desc.has(VRING_DESC_F_INDIRECT) {
+        if !desc.has(INDIRECT) {
             return self.add(memory, desc);
         }
         if !indirect {
             return Err(ChainError::NotNegotiated);
         }
-        if !is_first || desc.has(VRING_DESC_F_NEXT) {
+        if !is_first || desc.has(NEXT) {
             return Err(ChainError::Nested { addr: desc.addr });
         }
         self.walk_packed_table(memory, desc)
@@ -331,10 +360,8 @@ impl Chain {
         referrer: &Desc,
     ) -> Result<(), ChainError> {
         let Desc { addr, len, .. } = *referrer;
-        let size = table_size(len)?;
-        let mut hint = self.hint;
-        for index in 0..size {
-            let (desc, _) = table_entry(memory, addr, index, &mut hint)
+        for index in 0..table_size(len)? {
+            let (desc, _) = table_entry(memory, addr, index)
                 .map(Desc::pvirtq)
                 .ok_or(ChainError::Address { addr, len })?;
             self.add(memory, &desc)?;
@@ -342,9 +369,8 @@ impl Chain {
         Ok(())
     }
 
-    #[inline]
     fn add(&mut self, memory: &GuestMemory, desc: &Desc) -> Result<(), ChainError> {
-        let writable = desc.has(VRING_DESC_F_WRITE);
+        let writable = desc.has(WRITE);
         self.steps += 1;
         if self.steps > MAX_CHAIN_DESCRIPTORS {
             return Err(ChainError::TooLong);
@@ -357,8 +383,7 @@ impl Chain {
     }
 
     /// Adds one buffer, cut where it passes from one region to the next.
-    #[inline]
-    pub(crate) fn add_buffer(
+    fn add_buffer(
         &mut self,
         memory: &GuestMemory,
         addr: u64,
@@ -368,18 +393,18 @@ impl Chain {
         let outside = ChainError::Address { addr, len };
         // Cannot overflow: both are sums of lengths that were held under 4 GiB here.
         let total = self.readable_len as u64 + self.writable_len as u64 + u64::from(len);
-        if total > u64::from(u32::MAX) {
+        if total > MAX_CHAIN_LEN {
             return Err(ChainError::TooLarge);
         }
         let mut addr = addr;
         let mut left = u64::from(len);
         while left > 0 {
-            let piece = memory.piece(addr, left, &mut self.hint).ok_or(outside)?;
+            let piece = memory.piece(addr, left).ok_or(outside)?;
+            // Fits: a piece is at most `len`, a u32.
+            let piece_len = piece.len as usize;
             if self.segments.len() == MAX_CHAIN_DESCRIPTORS {
                 return Err(ChainError::TooLong);
             }
-            // Fits: a piece is at most `len`, a u32.
-            let piece_len = piece.len as usize;
             self.segments.push(Segment {
                 guest_addr: addr,
                 host: piece.host,
@@ -397,10 +422,25 @@ impl Chain {
         }
         Ok(())
     }
+
+    /// Collects buffers by their addresses and lengths, of which the first so many are readable.
+    pub(crate) fn gather(
+        &mut self,
+        memory: &GuestMemory,
+        buffers: &[(u64, u32)],
+        readable: usize,
+    ) -> Result<(), ChainError> {
+        self.clear();
+        for (index, &(addr, len)) in buffers.iter().enumerate() {
+            self.add_buffer(memory, addr, len, index >= readable)?;
+        }
+        Ok(())
+    }
 }
 
 /// How many descriptors an indirect table of `len` bytes has.
-fn table_size(len: u32) -> Result<u32, ChainError> {
+#[inline]
+pub(crate) fn table_size(len: u32) -> Result<u32, ChainError> {
     const ENTRY: u32 = DESCRIPTOR_SIZE as u32;
     if len == 0 || !len.is_multiple_of(ENTRY) {
         return Err(ChainError::TableSize(len));
@@ -409,8 +449,8 @@ fn table_size(len: u32) -> Result<u32, ChainError> {
 }
 
 /// Descriptor `index` of the indirect table at `addr`, read once; `None` when it is not in memory.
-fn table_entry(memory: &GuestMemory, addr: u64, index: u32, hint: &mut usize) -> Option<Words> {
+fn table_entry(memory: &GuestMemory, addr: u64, index: u32) -> Option<Words> {
     // Cannot overflow: below 2^36.
     let offset = u64::from(index) * DESCRIPTOR_SIZE as u64;
-    memory.descriptor(addr.checked_add(offset)?, hint)
+    memory.descriptor(addr.checked_add(offset)?)
 }

@@ -23,9 +23,10 @@ pub struct Short {
 /// for `'a`, so they stay mapped for as long as the cursor lives.
 #[derive(Clone, Debug)]
 struct Cursor<'a> {
-    segments: std::slice::Iter<'a, Segment>,
-    /// What is left of the segment that was begun.
-    current: VolatileSlice<'a, ()>,
+    /// The segment that the place is in, and those behind it.
+    segments: &'a [Segment],
+    /// How many bytes of the first segment were passed; fewer than it has.
+    passed: usize,
     left: usize,
 }
 
@@ -34,12 +35,13 @@ impl<'a> Cursor<'a> {
     #[inline]
     fn new(_memory: &'a GuestMemory, segments: &'a [Segment], len: usize) -> Self {
         Self {
-            segments: segments.iter(),
-            current: VolatileSlice::from(&mut [] as &mut [u8]),
+            segments,
+            passed: 0,
             left: len,
         }
     }
 
+    #[inline]
     fn check(&self, wanted: usize) -> Result<(), Short> {
         if wanted > self.left {
             return Err(Short {
@@ -52,25 +54,28 @@ impl<'a> Cursor<'a> {
 
     /// The bytes at the cursor up to the end of their segment; `None` at the end of the chain.
     #[inline]
-    fn piece(&mut self) -> Option<VolatileSlice<'a, ()>> {
-        if self.current.is_empty() {
-            let segment = self.segments.next()?;
-            // SAFETY: `Chain` resolved the segment in the memory that is borrowed for `'a`
-            // (see `new`): `len` mapped bytes. They are the guest's, and `VolatileSlice` makes
-            // volatile accesses only.
-            self.current = unsafe { VolatileSlice::new(segment.host.as_ptr(), segment.len) };
-        }
-        Some(self.current)
+    fn piece(&self) -> Option<VolatileSlice<'a, ()>> {
+        let segment = self.segments.first()?;
+        let left = segment.len.checked_sub(self.passed)?;
+        // SAFETY: `Chain` resolved the segment in the memory that is borrowed for `'a`
+        // (see `new`): `len` mapped bytes, of which `passed` are passed over. They are the guest's,
+        // and `VolatileSlice` makes volatile accesses only.
+        Some(unsafe { VolatileSlice::new(segment.host.add(self.passed).as_ptr(), left) })
     }
 
     /// Moves on by `count` bytes, at most to the end of the current piece.
     #[inline]
     fn advance(&mut self, count: usize) {
-        let count = count.min(self.current.len());
-        if let Ok(rest) = self.current.offset(count) {
-            self.current = rest;
-        }
+        let Some((segment, behind)) = self.segments.split_first() else {
+            return;
+        };
+        let count = count.min(segment.len - self.passed);
+        self.passed += count;
         self.left -= count;
+        if self.passed == segment.len {
+            self.segments = behind;
+            self.passed = 0;
+        }
     }
 }
 
@@ -79,6 +84,7 @@ impl<'a> Cursor<'a> {
 pub struct Reader<'a>(Cursor<'a>);
 
 impl<'a> Reader<'a> {
+    #[inline]
     pub(crate) fn new(memory: &'a GuestMemory, (segments, len): (&'a [Segment], usize)) -> Self {
         Self(Cursor::new(memory, segments, len))
     }
@@ -142,6 +148,7 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
+    #[inline]
     pub(crate) fn new(memory: &'a GuestMemory, (segments, len): (&'a [Segment], usize)) -> Self {
         Self {
             cursor: Cursor::new(memory, segments, len),

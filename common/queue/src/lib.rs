@@ -17,27 +17,32 @@
 //! | `split` | the split ring: available, used, notification suppression |
 //! | `packed` | the packed ring: the same, in one ring of descriptors |
 //! | `area` | a part of a ring, mapped |
-//! | `chain` | from a head descriptor to a checked list of segments |
+//! | `quick` | from a ring to the checked segments of a chain as drivers make them |
+//! | `chain` | the same for every other chain, and what is wrong with it |
 //! | `request` | requests, and those that a device keeps for later |
 //! | `log` | the dirty log |
+//! | `inflight` | requests in flight, in memory that outlives the process |
 //! | `cursor` | [`Reader`] and [`Writer`] |
 //!
-//! `unsafe` is in `memory` (mappings and pointers into them), `area` and `split` (the
-//! rings' fields), `chain` (`Send` of resolved segments) and `cursor` (copies).
+//! `unsafe` is in `memory` (mappings and pointers into them), `area` (the rings' fields and tables),
+//! `quick` (indirect tables), `chain` (`Send` of resolved segments) and `cursor` (copies).
 
 mod area;
 mod chain;
 mod cursor;
+mod inflight;
 mod log;
 pub mod memory;
 mod packed;
 mod queue;
+mod quick;
 mod request;
 mod ring;
 mod split;
 
 pub use chain::{ChainError, MAX_CHAIN_DESCRIPTORS};
 pub use cursor::{Reader, Short, Writer};
+pub use inflight::{InflightError, InflightRegion, QueueInflight};
 pub use log::{DirtyLog, QueueLog};
 pub use memory::GuestMemory;
 pub use queue::{Queue, Stopped};

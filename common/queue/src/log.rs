@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::chain::Chain;
+use crate::chain::Segment;
 use crate::memory::Mapping;
 
 /// How many bytes of guest memory a bit stands for (vhost-user `VHOST_LOG_PAGE`).
@@ -54,11 +54,11 @@ pub struct QueueLog {
 }
 
 impl QueueLog {
-    /// Marks the first `written` bytes of the chain's writable buffers.
+    /// Marks the first `written` bytes of a chain's writable buffers.
     #[cold]
-    pub(crate) fn mark_written(&self, chain: &Chain, written: usize) {
+    pub(crate) fn mark_written(&self, writable: &[Segment], written: usize) {
         let mut left = written;
-        for segment in chain.writable().0 {
+        for segment in writable {
             let now = segment.len.min(left);
             self.dirty.mark(segment.guest_addr, now as u64);
             left -= now;

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -54,6 +54,13 @@ impl Mapping {
     /// Where it begins in this process, and how long it is in bytes.
     pub fn range(&self) -> (usize, usize) {
         (self.start.as_ptr() as usize, self.len)
+    }
+
+    /// Where `len` bytes from `offset` are; `None` when they are not all inside.
+    pub(crate) fn part(&self, offset: usize, len: usize) -> Option<NonNull<u8>> {
+        let end = offset.checked_add(len)?;
+        // SAFETY: `offset` lies inside the mapping, or right behind it.
+        (end <= self.len).then(|| unsafe { self.start.add(offset) })
     }
 
     /// Byte `index` of it.
@@ -172,6 +179,9 @@ pub enum MemoryError {
 #[derive(Clone, Debug, Default)]
 pub struct GuestMemory {
     regions: Vec<Region>,
+    /// Tells it from all other memory but its clones: who has it has these regions. That without
+    /// any region is 0.
+    id: u64,
 }
 
 /// A piece of guest memory that is contiguous in this process too.
@@ -195,7 +205,17 @@ impl GuestMemory {
                 return Err(MemoryError::Overlap(low.guest_addr, high.guest_addr));
             }
         }
-        Ok(Self { regions })
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Ok(Self {
+            regions,
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+        })
+    }
+
+    /// The same for clones only.
+    #[inline]
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     /// The regions, by rising guest address.
@@ -203,77 +223,91 @@ impl GuestMemory {
         &self.regions
     }
 
-    /// The region that holds `addr`. `hint` is the position that the last look-up found, tried
-    /// first: buffers of one guest are mostly in one region.
+    /// The region that holds `addr`, and how many bytes there are to its end.
     #[inline]
-    fn region_at(&self, addr: u64, hint: &mut usize) -> Option<(&Region, u64)> {
-        if let Some(region) = self.regions.get(*hint)
-            && let Some(left) = region.left_at(addr)
-        {
-            return Some((region, left));
-        }
-        self.search(addr, hint)
-    }
-
-    #[cold]
-    fn search(&self, addr: u64, hint: &mut usize) -> Option<(&Region, u64)> {
+    fn region_at(&self, addr: u64) -> Option<(&Region, u64)> {
         let after = self
             .regions
             .partition_point(|region| region.guest_addr <= addr);
-        let index = after.checked_sub(1)?;
-        let region = self.regions.get(index)?;
-        let left = region.left_at(addr)?;
-        *hint = index;
-        Some((region, left))
+        let region = self.regions.get(after.checked_sub(1)?)?;
+        Some((region, region.left_at(addr)?))
+    }
+
+    /// The region that holds `addr`.
+    #[inline(never)]
+    pub(crate) fn window_at(&self, addr: u64) -> Option<Window> {
+        let (region, _) = self.region_at(addr)?;
+        Some(Window {
+            guest_addr: region.guest_addr,
+            len: region.len,
+            host: region.host,
+        })
     }
 
     /// The longest piece from `addr`, at most `len` bytes: shorter than `len` when the region
     /// ends before. `None` when `addr` is outside of every region.
-    #[inline]
-    pub(crate) fn piece(&self, addr: u64, len: u64, hint: &mut usize) -> Option<Piece> {
-        let (region, left) = self.region_at(addr, hint)?;
+    pub(crate) fn piece(&self, addr: u64, len: u64) -> Option<Piece> {
+        let (region, left) = self.region_at(addr)?;
         Some(Piece {
             host: region.pointer_at(addr),
             len: len.min(left),
         })
     }
 
-    /// The 16 bytes of a descriptor at `addr`, read once; `None` when they do not lie in one
-    /// region.
-    #[inline]
-    pub(crate) fn descriptor(&self, addr: u64, hint: &mut usize) -> Option<Words> {
+    /// The 16 bytes of a descriptor at `addr`, which need not be aligned, read once; `None` when
+    /// they do not lie in one region.
+    #[cold]
+    pub(crate) fn descriptor(&self, addr: u64) -> Option<Words> {
         const LEN: u64 = DESCRIPTOR_SIZE as u64;
-        let piece = self.piece(addr, LEN, hint)?;
+        let piece = self.piece(addr, LEN)?;
         if piece.len != LEN {
             return None;
         }
+        let bytes = piece.host.cast::<[u8; DESCRIPTOR_SIZE]>();
         // SAFETY: the piece is `DESCRIPTOR_SIZE` bytes of mapped memory, which stays mapped
-        // while `self` is borrowed.
-        Some(unsafe { read_descriptor(piece.host) })
+        // while `self` is borrowed. Bytes need no alignment. Volatile, as the guest may write at
+        // any time.
+        Some(zerocopy::transmute!(unsafe { bytes.read_volatile() }))
     }
 
     /// `len` bytes at `addr` that lie in one region, with the mapping that keeps them alive.
     pub(crate) fn contiguous(&self, addr: u64, len: u64) -> Option<(NonNull<u8>, Arc<Mapping>)> {
-        let (region, left) = self.region_at(addr, &mut 0)?;
+        let (region, left) = self.region_at(addr)?;
         (left >= len).then(|| (region.pointer_at(addr), Arc::clone(&region.mapping)))
     }
 }
 
-/// Reads the 16 bytes at `from` exactly once: what is checked is what is used. As two words, which
-/// stay in registers.
-///
-/// # Safety
-/// `from` points to [`DESCRIPTOR_SIZE`] bytes of mapped memory.
-#[inline]
-pub(crate) unsafe fn read_descriptor(from: NonNull<u8>) -> Words {
-    let words = from.cast::<u64>();
-    if words.is_aligned() {
-        // SAFETY: 16 mapped bytes, as the caller promises, and aligned. Volatile, as the guest
-        // may write at any time.
-        unsafe { [words.read_volatile(), words.add(1).read_volatile()] }
-    } else {
-        // SAFETY: 16 mapped bytes, as the caller promises; bytes need no alignment.
-        zerocopy::transmute!(unsafe { from.cast::<[u8; DESCRIPTOR_SIZE]>().read_volatile() })
+/// A region as one that looks up address after address has it at hand: nothing to follow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    guest_addr: u64,
+    len: u64,
+    host: NonNull<u8>,
+}
+
+// SAFETY: an address, of memory that any thread may reach. What is made of it is followed only
+// while the memory is borrowed.
+unsafe impl Send for Window {}
+
+impl Window {
+    /// Nothing is in it.
+    pub(crate) const NONE: Self = Self {
+        guest_addr: 0,
+        len: 0,
+        host: NonNull::dangling(),
+    };
+
+    /// Where `len` bytes at `addr` are mapped, when there are any and all of them are in the region.
+    #[inline(always)]
+    pub(crate) fn all(&self, addr: u64, len: u32) -> Option<NonNull<u8>> {
+        let offset = addr.wrapping_sub(self.guest_addr);
+        // No bytes: the last of them is too far away.
+        let last = u64::from(len).wrapping_sub(1);
+        if offset >= self.len || last >= self.len - offset {
+            return None;
+        }
+        // SAFETY: inside the region, whose length fits `usize`.
+        Some(unsafe { self.host.add(offset as usize) })
     }
 }
 
@@ -335,7 +369,6 @@ mod tests {
     fn pieces_end_with_their_region() {
         let memory = GuestMemory::new(vec![region(0x1000, 0x1000), region(0x2000, 0x1000)])
             .expect("two regions");
-        let mut hint = 0;
         for (addr, len, found) in [
             (0x1000, 0x1000, Some(0x1000)),
             (0x1fff, 2, Some(1)),
@@ -345,7 +378,7 @@ mod tests {
             (0xfff, 2, None),
             (u64::MAX, 1, None),
         ] {
-            let piece = memory.piece(addr, len, &mut hint).map(|piece| piece.len);
+            let piece = memory.piece(addr, len).map(|piece| piece.len);
             assert_eq!(piece, found, "{addr:#x}");
         }
         assert!(memory.contiguous(0x1800, 0x800).is_some());

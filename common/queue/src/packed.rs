@@ -11,7 +11,7 @@
 //! A descriptor's `len`, `id` and `flags` are one aligned word of eight bytes: whoever sees the
 //! flags sees the rest.
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 use virtio_bindings::virtio_ring::{
     VRING_DESC_F_WRITE, VRING_PACKED_DESC_F_AVAIL, VRING_PACKED_DESC_F_USED,
@@ -20,9 +20,10 @@ use virtio_bindings::virtio_ring::{
 };
 
 use crate::area::Area;
-use crate::chain::{Chain, ChainError, DESCRIPTOR_SIZE, Words};
+use crate::chain::{Chain, ChainError, DESCRIPTOR_SIZE, Desc, INDIRECT, NEXT, Words};
 use crate::log::QueueLog;
 use crate::memory::GuestMemory;
+use crate::quick::{Found, Quick};
 use crate::ring::{Addresses, Config, RingError, Ticket, checked_size};
 
 /// `len`, `id` and `flags` in a descriptor, as one word; and `flags` alone.
@@ -86,7 +87,7 @@ impl Place {
         }
     }
 
-    fn pack(self) -> u16 {
+    pub(crate) fn pack(self) -> u16 {
         self.slot | if self.wrap { WRAP_COUNTER } else { 0 }
     }
 
@@ -107,6 +108,20 @@ impl Place {
         }
     }
 
+    /// The next place.
+    #[inline(always)]
+    pub(crate) fn next(self, size: u16) -> Self {
+        let slot = self.slot + 1;
+        if slot == size {
+            Self {
+                slot: 0,
+                wrap: !self.wrap,
+            }
+        } else {
+            Self { slot, ..self }
+        }
+    }
+
     /// The place `count` descriptors back.
     fn before(self, count: u64, size: u16) -> Self {
         let size = u64::from(size);
@@ -123,7 +138,7 @@ impl Place {
     /// Whether a descriptor with these flags is available in this round (VIRTIO 1.4 §2.8.1).
     #[inline]
     pub(crate) fn is_available(self, flags: u16) -> bool {
-        (flags & AVAIL != 0) == self.wrap && (flags & USED != 0) != self.wrap
+        flags & (AVAIL | USED) == if self.wrap { AVAIL } else { USED }
     }
 }
 
@@ -202,11 +217,43 @@ impl PackedRing {
         self.next_avail
     }
 
+    /// Where the next used descriptor goes.
+    pub(crate) fn next_used(&self) -> Place {
+        self.next_used
+    }
+
     #[inline]
-    fn is_available(&self, place: Place) -> bool {
-        let offset = usize::from(place.slot) * DESCRIPTOR_SIZE + FLAGS;
-        let flags = u16::from_le(self.desc.u16(offset).load(Ordering::Relaxed));
+    fn flags(&self, slot: u16) -> &AtomicU16 {
+        self.desc.u16(usize::from(slot) * DESCRIPTOR_SIZE + FLAGS)
+    }
+
+    /// Whether the descriptor at `place`, whose slot is in the ring, is available.
+    #[inline]
+    pub(crate) fn is_available(&self, place: Place) -> bool {
+        let flags = u16::from_le(self.flags(place.slot).load(Ordering::Relaxed));
         place.is_available(flags)
+    }
+
+    /// Makes the descriptor at `place`, which is in flight, look as it did when it was taken, if a
+    /// device has begun to use it.
+    pub(crate) fn restore(&self, place: Place) {
+        if !self.is_available(place) {
+            let flags = self.flags(place.slot);
+            let round = if place.wrap { AVAIL } else { USED };
+            let rest = u16::from_le(flags.load(Ordering::Relaxed)) & !(AVAIL | USED);
+            flags.store((rest | round).to_le(), Ordering::Release);
+        }
+    }
+
+    /// Passes over the next `entries` descriptors: their chain is known already. The position of
+    /// the first.
+    pub(crate) fn pass(&mut self, entries: u16) -> u64 {
+        let position = self.taken;
+        self.taken += u64::from(entries);
+        self.next_avail = self.next_avail.after(entries, self.size);
+        // Nothing behind them was looked for.
+        self.seen = 0;
+        position
     }
 
     /// Looks for available descriptors, as far as the cache line of the next one goes. Whether
@@ -230,9 +277,63 @@ impl PackedRing {
         true
     }
 
-    /// The next chain, collected in `chain`, or what is wrong with it.
-    #[inline]
+    /// The next chain, if the quick walk can follow it.
+    #[inline(always)]
     pub(crate) fn take(
+        &mut self,
+        quick: &mut Quick,
+        memory: &GuestMemory,
+        indirect: bool,
+    ) -> Option<(Ticket, Found)> {
+        if !self.look() {
+            return None;
+        }
+        let size = self.size;
+        let available = |place: Place| {
+            let (desc, id) = Desc::pvirtq(self.descriptor(place.slot));
+            place.is_available(desc.flags).then_some((desc, id))
+        };
+        let mut place = self.next_avail;
+        let mut entries = 1;
+        let first = available(place)?;
+        let (desc, id) = first;
+        let (found, id) = if desc.has(INDIRECT) {
+            // A table is alone.
+            if !indirect || desc.has(NEXT) {
+                return None;
+            }
+            let found = quick.walk_packed_table(memory, desc.addr, desc.len)?;
+            (found, id)
+        } else {
+            quick.begin(memory).follow(first, |_| {
+                // A chain is no longer than the ring.
+                if entries == size {
+                    return None;
+                }
+                entries += 1;
+                place = place.next(size);
+                available(place)
+            })?
+        };
+        Some((self.ticket(id, entries), found))
+    }
+
+    /// The next descriptors are taken: a chain with this id.
+    #[inline]
+    fn ticket(&mut self, id: u16, entries: u16) -> Ticket {
+        let ticket = Ticket {
+            id,
+            entries,
+            position: self.taken,
+        };
+        self.seen = self.seen.saturating_sub(entries);
+        self.next_avail = self.next_avail.after(entries, self.size);
+        self.taken = ticket.end();
+        ticket
+    }
+
+    /// The next chain, collected in `chain`, or what is wrong with it.
+    pub(crate) fn take_carefully(
         &mut self,
         chain: &mut Chain,
         memory: &GuestMemory,
@@ -247,14 +348,7 @@ impl PackedRing {
             self.seen = 0;
             return None;
         }
-        let ticket = Ticket {
-            id: walked.id,
-            entries: walked.descriptors,
-            position: self.taken,
-        };
-        self.seen = self.seen.saturating_sub(walked.descriptors);
-        self.next_avail = self.next_avail.after(walked.descriptors, self.size);
-        self.taken = ticket.end();
+        let ticket = self.ticket(walked.id, walked.descriptors);
         Some((ticket, walked.result))
     }
 

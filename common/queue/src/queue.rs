@@ -1,10 +1,12 @@
 //! A virtqueue: a ring, the chain that is being looked at, and the requests that are kept.
 
 use crate::chain::{Chain, ChainError};
+use crate::inflight::QueueInflight;
 use crate::log::QueueLog;
 use crate::memory::GuestMemory;
+use crate::quick::Quick;
 use crate::request::{Kept, Register, Request};
-use crate::ring::{Addresses, Config, Ring, RingError, Ticket};
+use crate::ring::{Addresses, Config, Ring, RingError};
 
 /// The device's side of one virtqueue.
 ///
@@ -17,6 +19,8 @@ use crate::ring::{Addresses, Config, Ring, RingError, Ticket};
 #[derive(Debug)]
 pub struct Queue {
     ring: Ring,
+    quick: Quick,
+    /// What is not for the quick walk.
     chain: Chain,
     register: Register,
     /// Requests may have been left in the ring because the device kept too many.
@@ -30,12 +34,32 @@ impl Queue {
     /// When the size or the base is not one that the ring may have, or an area is misaligned or
     /// not in memory.
     pub fn new(memory: &GuestMemory, config: &Config) -> Result<Self, RingError> {
-        Ok(Self {
-            ring: Ring::new(memory, config)?,
+        Ok(Self::on(Ring::new(memory, config)?))
+    }
+
+    /// A queue whose requests in flight are noted in `inflight`. Those that a queue before it has
+    /// left there are popped again, before any other; from where it goes on then is found out, and
+    /// the configuration's base counts for a new region only.
+    ///
+    /// # Errors
+    /// As for [`Queue::new`], or when the region is not one of such a ring.
+    pub fn tracked(
+        memory: &GuestMemory,
+        config: &Config,
+        inflight: QueueInflight,
+    ) -> Result<Self, RingError> {
+        Ok(Self::on(Ring::tracked(memory, config, inflight)?))
+    }
+
+    fn on(ring: Ring) -> Self {
+        let register = Register::new(ring.size());
+        Self {
+            ring,
+            quick: Quick::new(),
             chain: Chain::new(),
-            register: Register::new(),
+            register,
             blocked: false,
-        })
+        }
     }
 
     /// Whether a queue could be made from `config`. Touches nothing in memory.
@@ -88,10 +112,20 @@ impl Queue {
         if self.is_full() {
             return None;
         }
-        match self.ring.take(&mut self.chain, memory)? {
-            Ok(ticket) => Some(Ok(self.request(memory, ticket))),
-            Err(error) => Some(Err(error)),
-        }
+        let (ticket, buffers) = match self.ring.take(&mut self.quick, memory) {
+            Some((ticket, found)) => (ticket, self.quick.buffers(found)?),
+            None => match self.ring.take_carefully(&mut self.chain, memory)? {
+                Ok(ticket) => (ticket, self.chain.buffers()),
+                Err(error) => return Some(Err(error)),
+            },
+        };
+        Some(Ok(Request::new(
+            ticket,
+            memory,
+            buffers,
+            &mut self.ring,
+            &mut self.register,
+        )))
     }
 
     #[inline]
@@ -103,7 +137,7 @@ impl Queue {
 
     #[inline]
     fn holds_too_many(&self) -> bool {
-        self.register.is_full(self.ring.size()) || self.ring.is_full()
+        self.register.is_full() || self.ring.is_full()
     }
 
     /// Whether the device kept too many requests, and does so no more: then there may be some in
@@ -115,27 +149,19 @@ impl Queue {
         }
     }
 
-    #[inline]
-    fn request<'a>(&'a mut self, memory: &'a GuestMemory, ticket: Ticket) -> Request<'a> {
-        Request::new(
-            ticket,
-            memory,
-            &self.chain,
-            &mut self.ring,
-            &mut self.register,
-        )
-    }
-
     /// Whether `kept` is a request of this run of this queue.
     pub fn owns(&self, kept: &Kept) -> bool {
         self.register.owns(kept)
     }
 
     /// Whether a request that the device kept would be taken again by whoever resumes the queue, if
-    /// it stopped now: all that came behind it are kept as well. Else [`Queue::stop`] returns it
-    /// with length 0.
+    /// it stopped now: all that came behind it are kept as well, or it stays in a region. Else
+    /// [`Queue::stop`] returns it with length 0.
     pub fn would_rewind(&self, kept: &Kept) -> bool {
-        self.register.would_rewind(kept, self.ring.taken())
+        match self.ring.rewinds_from() {
+            None => self.owns(kept),
+            Some(first) => self.register.would_rewind(kept, self.ring.taken(), first),
+        }
     }
 
     /// Takes up a request that the device kept. `None` when it is not of this queue, or of an
@@ -146,7 +172,13 @@ impl Queue {
             self.ring.push_used(ticket, 0);
             return None;
         }
-        Some(self.request(memory, ticket))
+        Some(Request::new(
+            ticket,
+            memory,
+            self.chain.buffers(),
+            &mut self.ring,
+            &mut self.register,
+        ))
     }
 
     /// Shows the driver all answers up to now. True when it wants to be called for them.
@@ -173,17 +205,54 @@ impl Queue {
         self.ring.disarm();
     }
 
+    /// How many entries there are of requests, in flight since before the queue was made, that were
+    /// not popped yet and that [`Queue::stop`] would return with length 0, as the driver's ring has
+    /// them no more. [`Queue::pop`] gives them.
+    pub fn stranded(&self) -> u64 {
+        match self.ring.rewinds_from() {
+            Some(first) if self.ring.has_replays() => first.saturating_sub(self.ring.taken()),
+            _ => 0,
+        }
+    }
+
     /// Stops the queue. Requests that are kept, or were dropped since the last
     /// [`publish`](Queue::publish), and are the newest are to be taken
-    /// again by whoever resumes at the base that is returned; others go back with length 0.
+    /// again by whoever resumes at the base that is returned; others go back with length 0. With a
+    /// region that outlives it, all of them stay in there, and the base is behind them.
     pub fn stop(mut self) -> Stopped {
+        let (position, stay) = match self.ring.rewinds_from() {
+            None => (self.leave(), true),
+            Some(first) => (self.rewind(first), false),
+        };
+        let call = self.ring.publish();
+        let (base, more) = self.ring.base_at(position);
+        Stopped {
+            base,
+            call,
+            more: more || stay,
+        }
+    }
+
+    /// Gives up all that is not answered and can be taken again from `first` on at the earliest.
+    /// The position to go on from.
+    fn rewind(&mut self, first: u64) -> u64 {
         let ring = &mut self.ring;
-        let position = self
+        while ring.taken() < first
+            && let Some(ticket) = ring.pass()
+        {
+            ring.push_used(ticket, 0);
+        }
+        let (position, again) = self
             .register
-            .rewind(ring.taken(), |ticket| ring.push_used(ticket, 0));
-        let call = ring.publish();
-        let (base, more) = ring.base_at(position);
-        Stopped { base, call, more }
+            .rewind(ring.taken(), first, |ticket| ring.push_used(ticket, 0));
+        ring.rewind(&again);
+        position
+    }
+
+    /// Leaves all that is not answered where it is. The position behind it.
+    fn leave(&mut self) -> u64 {
+        while self.ring.pass().is_some() {}
+        self.ring.taken()
     }
 }
 

@@ -6,7 +6,7 @@ use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::chain::{Chain, MAX_CHAIN_DESCRIPTORS};
+use crate::chain::{Buffers, Chain, MAX_CHAIN_DESCRIPTORS};
 use crate::cursor::{Reader, Writer};
 use crate::memory::GuestMemory;
 use crate::ring::{Ring, Ticket};
@@ -20,7 +20,7 @@ pub struct Request<'a> {
     ticket: Ticket,
     reader: Reader<'a>,
     writer: Writer<'a>,
-    chain: &'a Chain,
+    buffers: Buffers<'a>,
     ring: &'a mut Ring,
     register: &'a mut Register,
 }
@@ -30,15 +30,15 @@ impl<'a> Request<'a> {
     pub(crate) fn new(
         ticket: Ticket,
         memory: &'a GuestMemory,
-        chain: &'a Chain,
+        buffers: Buffers<'a>,
         ring: &'a mut Ring,
         register: &'a mut Register,
     ) -> Self {
         Self {
             ticket,
-            reader: Reader::new(memory, chain.readable()),
-            writer: Writer::new(memory, chain.writable()),
-            chain,
+            reader: Reader::new(memory, (buffers.readable, buffers.readable_len)),
+            writer: Writer::new(memory, (buffers.writable, buffers.writable_len)),
+            buffers,
             ring,
             register,
         }
@@ -63,13 +63,15 @@ impl<'a> Request<'a> {
     }
 
     /// How many bytes the driver sent, read or not.
+    #[inline]
     pub fn readable_len(&self) -> usize {
-        self.chain.readable().1
+        self.buffers.readable_len
     }
 
     /// How many bytes the answer may have, written or not.
+    #[inline]
     pub fn writable_len(&self) -> usize {
-        self.chain.writable().1
+        self.buffers.writable_len
     }
 
     /// Returns the request to the driver. The used length is what was written.
@@ -77,26 +79,28 @@ impl<'a> Request<'a> {
     pub fn complete(self) {
         let mut this = ManuallyDrop::new(self);
         let written = this.writer.written();
-        let (ticket, chain) = (this.ticket, this.chain);
-        this.ring.mark_written(chain, written);
+        let (ticket, buffers) = (this.ticket, this.buffers);
         // Fits: a chain's buffers add up to less than 2^32 (`ChainError::TooLarge`).
-        this.ring.push_used(ticket, written as u32);
+        this.ring
+            .answer(ticket, written as u32, buffers.writable, written);
     }
 
     /// Puts the request aside, to be answered through [`Queue::resume`](crate::Queue::resume).
     /// What was read or written so far is forgotten: it begins again.
     pub fn keep(self) -> Kept {
         let mut this = ManuallyDrop::new(self);
-        let (ticket, chain) = (this.ticket, this.chain);
-        this.ring.mark_written(chain, this.writer.written());
-        this.register.add(ticket, chain)
+        let (ticket, buffers) = (this.ticket, this.buffers);
+        let written = this.writer.written();
+        this.ring.mark_written(buffers.writable, written);
+        this.register.add(ticket, &buffers)
     }
 }
 
 impl Drop for Request<'_> {
     fn drop(&mut self) {
-        self.ring.mark_written(self.chain, self.writer.written());
-        self.ring.push_used(self.ticket, 0);
+        let written = self.writer.written();
+        self.ring
+            .answer(self.ticket, 0, self.buffers.writable, written);
     }
 }
 
@@ -144,16 +148,23 @@ pub(crate) struct Register {
     kept: BTreeMap<u64, Entry>,
     /// How many segments they have together.
     segments: usize,
+    /// Whether these are as many as there may be.
+    full: bool,
+    /// How many requests there may be: as many as the ring is long.
+    room: usize,
     dropped: Arc<Mutex<Vec<u64>>>,
 }
 
 impl Register {
-    pub(crate) fn new() -> Self {
+    /// For a ring of `size`.
+    pub(crate) fn new(size: u16) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             queue: NEXT.fetch_add(1, Ordering::Relaxed),
             kept: BTreeMap::new(),
             segments: 0,
+            full: false,
+            room: size.into(),
             dropped: Arc::default(),
         }
     }
@@ -162,26 +173,33 @@ impl Register {
         self.kept.is_empty()
     }
 
-    /// Whether the device keeps as many requests as a ring of `size` may have, or as many
-    /// segments as there may be.
+    /// Whether the device keeps as many requests as the ring may have, or as many segments as there
+    /// may be.
     #[inline]
-    pub(crate) fn is_full(&self, size: u16) -> bool {
-        self.kept.len() >= usize::from(size) || self.segments >= MAX_KEPT_SEGMENTS
+    pub(crate) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    fn count(&mut self) {
+        self.full = self.kept.len() >= self.room || self.segments >= MAX_KEPT_SEGMENTS;
     }
 
     fn remove(&mut self, position: u64) -> Option<Ticket> {
         let entry = self.kept.remove(&position)?;
         self.segments -= entry.segments;
+        self.count();
         Some(entry.ticket)
     }
 
-    fn add(&mut self, ticket: Ticket, chain: &Chain) -> Kept {
+    fn add(&mut self, ticket: Ticket, buffers: &Buffers<'_>) -> Kept {
         let position = ticket.position;
-        let (readable, _) = chain.readable();
-        let (writable, _) = chain.writable();
-        let segments = chain.len();
+        let Buffers {
+            readable, writable, ..
+        } = *buffers;
+        let segments = readable.len() + writable.len();
         self.kept.insert(position, Entry { ticket, segments });
         self.segments += segments;
+        self.count();
         Kept {
             queue: self.queue,
             position,
@@ -214,24 +232,16 @@ impl Register {
         let ticket = self.remove(kept.position)?;
         // It may be kept again, under the same position.
         kept.dropped = None;
-        chain.clear();
-        let sound = kept
-            .segments
-            .iter()
-            .enumerate()
-            .all(|(index, &(addr, len))| {
-                let writable = index >= kept.readable;
-                chain.add_buffer(memory, addr, len, writable).is_ok()
-            });
+        let sound = chain.gather(memory, &kept.segments, kept.readable).is_ok();
         Some((ticket, sound))
     }
 
     /// Where to go on from when the ring stops with `taken` entries taken: those that are kept and
-    /// the newest without a gap can be taken again.
-    fn rewound(&self, taken: u64) -> u64 {
+    /// the newest without a gap can be taken again, but none before `first`.
+    fn rewound(&self, taken: u64, first: u64) -> u64 {
         let mut base = taken;
         for Entry { ticket, .. } in self.kept.values().rev() {
-            if ticket.end() != base {
+            if ticket.end() != base || ticket.position < first {
                 break;
             }
             base = ticket.position;
@@ -241,8 +251,8 @@ impl Register {
 
     /// Whether `kept` is taken again by whoever resumes the ring, when it stops with `taken`
     /// entries taken.
-    pub(crate) fn would_rewind(&self, kept: &Kept, taken: u64) -> bool {
-        self.owns(kept) && kept.position >= self.rewound(taken)
+    pub(crate) fn would_rewind(&self, kept: &Kept, taken: u64, first: u64) -> bool {
+        self.owns(kept) && kept.position >= self.rewound(taken, first)
     }
 
     /// Gives `back` the ticket of each request that a device dropped.
@@ -257,18 +267,22 @@ impl Register {
         }
     }
 
-    /// Forgets all kept requests, as the ring stops with `taken` entries taken. The position to go
-    /// on from is returned; the tickets of the requests before it are given `back`.
-    pub(crate) fn rewind(&mut self, taken: u64, mut back: impl FnMut(Ticket)) -> u64 {
-        let base = self.rewound(taken);
+    /// Forgets all kept requests, as the ring stops with `taken` entries taken and can go on from
+    /// `first` at the earliest. The position to go on from is returned, with the tickets from there
+    /// on, the newest first; those of the requests before it are given `back`.
+    pub(crate) fn rewind(
+        &mut self,
+        taken: u64,
+        first: u64,
+        mut back: impl FnMut(Ticket),
+    ) -> (u64, Vec<Ticket>) {
+        let base = self.rewound(taken, first);
         self.segments = 0;
-        let kept = std::mem::take(&mut self.kept);
-        for (_, entry) in kept
-            .into_iter()
-            .take_while(|(position, _)| *position < base)
-        {
-            back(entry.ticket);
-        }
-        base
+        let mut kept = std::mem::take(&mut self.kept);
+        self.count();
+        let again = kept.split_off(&base);
+        kept.into_values().for_each(|entry| back(entry.ticket));
+        let again = again.into_values().rev().map(|entry| entry.ticket);
+        (base, again.collect())
     }
 }

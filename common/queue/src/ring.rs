@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::chain::{Chain, ChainError};
+use crate::chain::{Chain, ChainError, Segment};
+use crate::inflight::{Inflight, InflightError, QueueInflight};
 use crate::log::QueueLog;
 use crate::memory::GuestMemory;
 use crate::packed::{self, PackedRing};
+use crate::quick::{Found, Quick};
 use crate::split::{self, SplitRing};
 
 /// The largest ring (VIRTIO 1.4 §2.7, §2.8.10.1).
@@ -84,6 +86,9 @@ pub enum RingError {
         /// The alignment that it must have.
         align: u64,
     },
+    /// The region for requests in flight cannot be used.
+    #[error(transparent)]
+    Inflight(#[from] InflightError),
     /// The driver moved the available index further than the ring is long.
     #[error("available index {index} is more than {size} ahead of {next}")]
     Index {
@@ -128,7 +133,7 @@ impl Ticket {
 }
 
 #[derive(Debug)]
-enum Kind {
+pub(crate) enum Kind {
     Split(SplitRing),
     Packed(PackedRing),
 }
@@ -151,6 +156,14 @@ impl Kind {
             Self::Split(SplitRing::new(memory, config)?)
         })
     }
+
+    #[inline]
+    fn push_used(&mut self, ticket: Ticket, len: u32) {
+        match self {
+            Self::Split(ring) => ring.push_used(ticket.id, len),
+            Self::Packed(ring) => ring.push_used(ticket, len),
+        }
+    }
 }
 
 /// The device's side of one ring, split or packed.
@@ -162,6 +175,10 @@ pub(crate) struct Ring {
     /// Whether the driver was asked for kicks.
     armed: bool,
     log: Option<QueueLog>,
+    inflight: Option<Box<Inflight>>,
+    /// There is no order to keep, no log and no region: nothing is to be done but what the driver
+    /// sees. One look at this for each chain.
+    plain: bool,
 }
 
 /// Answers that must wait for those before them (`VIRTIO_F_IN_ORDER`).
@@ -193,7 +210,25 @@ impl Ring {
             }),
             armed: false,
             log: None,
+            inflight: None,
+            plain: !config.in_order,
         })
+    }
+
+    /// A ring whose requests in flight are noted in `queue`. Those that are noted there already are
+    /// taken again before any other.
+    pub(crate) fn tracked(
+        memory: &GuestMemory,
+        config: &Config,
+        queue: QueueInflight,
+    ) -> Result<Self, RingError> {
+        let kind = Kind::new(memory, config)?;
+        let (mut inflight, base) = Inflight::recover(queue, &kind, config)?;
+        let mut ring = Self::new(memory, &Config { base, ..*config })?;
+        inflight.compare(&ring.kind);
+        ring.inflight = Some(Box::new(inflight));
+        ring.plain = false;
+        Ok(ring)
     }
 
     /// Whether a ring could be made from `config`. Touches nothing.
@@ -224,12 +259,12 @@ impl Ring {
         Ok(())
     }
 
-    #[inline]
     pub(crate) fn size(&self) -> u16 {
         self.config.size
     }
 
     /// How many entries were taken, counted from where positions are counted from.
+    #[inline]
     pub(crate) fn taken(&self) -> u64 {
         either!(&self.kind, ring => ring.taken())
     }
@@ -237,21 +272,42 @@ impl Ring {
     /// Looks for new chains. Whether [`Ring::take`] will give any.
     #[inline]
     pub(crate) fn look(&mut self) -> Result<bool, RingError> {
+        if self.has_replays() {
+            return Ok(true);
+        }
         match &mut self.kind {
             Kind::Split(ring) => ring.look(),
             Kind::Packed(ring) => Ok(ring.look()),
         }
     }
 
-    /// The next chain, collected in `chain`, or what is wrong with it: then it is answered.
-    #[inline]
+    /// Takes the next chain, if the quick walk can follow it and nothing is noted of it.
+    #[inline(always)]
     pub(crate) fn take(
+        &mut self,
+        quick: &mut Quick,
+        memory: &GuestMemory,
+    ) -> Option<(Ticket, Found)> {
+        if !self.plain && self.inflight.is_some() {
+            return None;
+        }
+        let indirect = self.config.indirect;
+        either!(&mut self.kind, ring => ring.take(quick, memory, indirect))
+    }
+
+    /// Takes the next chain, collected in `chain`, or what is wrong with it: then it is answered.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn take_carefully(
         &mut self,
         chain: &mut Chain,
         memory: &GuestMemory,
     ) -> Option<Result<Ticket, ChainError>> {
         let indirect = self.config.indirect;
-        let (ticket, walked) = either!(&mut self.kind, ring => ring.take(chain, memory, indirect))?;
+        let (ticket, walked) = match &mut self.inflight {
+            None => either!(&mut self.kind, ring => ring.take_carefully(chain, memory, indirect)),
+            Some(inflight) => inflight.take(&mut self.kind, chain, memory, indirect),
+        }?;
         if let Err(error) = walked {
             // A descriptor that does not exist cannot be returned.
             let len = (!matches!(error, ChainError::Head { .. })).then_some(0);
@@ -264,13 +320,28 @@ impl Ring {
     /// Returns a chain to the driver, which sees it with the next [`Ring::publish`].
     #[inline]
     pub(crate) fn push_used(&mut self, ticket: Ticket, len: u32) {
-        self.finish(Answer {
-            ticket,
-            len: Some(len),
-        });
+        self.answer(ticket, len, &[], 0);
     }
 
+    /// The same, with what was written for the driver.
     #[inline]
+    pub(crate) fn answer(
+        &mut self,
+        ticket: Ticket,
+        len: u32,
+        writable: &[Segment],
+        written: usize,
+    ) {
+        if self.plain {
+            self.kind.push_used(ticket, len);
+        } else {
+            self.mark_written(writable, written);
+            let len = Some(len);
+            self.finish(Answer { ticket, len });
+        }
+    }
+
+    #[inline(never)]
     fn finish(&mut self, answer: Answer) {
         if self.order.is_some() {
             self.finish_in_order(answer);
@@ -293,31 +364,48 @@ impl Ring {
         }
     }
 
-    #[inline]
     fn give(&mut self, Answer { ticket, len }: Answer) {
-        match (&mut self.kind, len) {
-            (Kind::Split(ring), Some(len)) => ring.push_used(ticket.id, len),
-            (Kind::Packed(ring), Some(len)) => ring.push_used(ticket, len),
-            (_, None) => {}
+        let Some(len) = len else {
+            return;
+        };
+        if let Some(inflight) = &mut self.inflight {
+            inflight.gave(&ticket);
         }
+        self.kind.push_used(ticket, len);
     }
 
     /// Whether as many answers wait for others as the ring is long. A driver that breaks the
     /// rules could else make it any number.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
+        !self.plain && self.holds_too_many()
+    }
+
+    #[inline(never)]
+    fn holds_too_many(&self) -> bool {
         let size = usize::from(self.config.size);
-        self.order
-            .as_ref()
-            .is_some_and(|order| order.early.len() >= size)
+        let order = self.order.as_ref();
+        order.is_some_and(|order| order.early.len() >= size)
     }
 
     /// Shows the driver all answers. True when it wants to be called.
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {
+        if self.plain {
+            either!(&mut self.kind, ring => ring.publish())
+        } else {
+            self.publish_noted()
+        }
+    }
+
+    #[inline(never)]
+    fn publish_noted(&mut self) -> bool {
+        if let Some(inflight) = &mut self.inflight {
+            inflight.publishing(&self.kind);
+        }
         let log = self.log.as_ref();
         let descriptors = self.config.addresses.descriptor;
-        match &mut self.kind {
+        let call = match &mut self.kind {
             Kind::Split(ring) => {
                 let from = ring.published();
                 let call = ring.publish();
@@ -334,21 +422,29 @@ impl Ring {
                 }
                 call
             }
+        };
+        if let Some(inflight) = &mut self.inflight {
+            inflight.published(&self.kind);
         }
+        call
     }
 
     /// Has writes logged from now on, or no more.
     pub(crate) fn set_log(&mut self, log: Option<QueueLog>) {
         self.log = log;
+        self.plain = self.order.is_none() && self.inflight.is_none() && self.log.is_none();
         // What was written when the ring was bound.
         self.mark_wish();
+        if let (Some(inflight), Some(log)) = (&self.inflight, &self.log) {
+            inflight.mark_recovered(self.config.addresses.descriptor, log);
+        }
     }
 
     /// Logs what was written for the driver.
     #[inline]
-    pub(crate) fn mark_written(&self, chain: &Chain, written: usize) {
+    pub(crate) fn mark_written(&self, writable: &[Segment], written: usize) {
         if let Some(log) = &self.log {
-            log.mark_written(chain, written);
+            log.mark_written(writable, written);
         }
     }
 
@@ -369,7 +465,7 @@ impl Ring {
         }
         let missed = either!(&mut self.kind, ring => ring.arm());
         self.mark_wish();
-        missed
+        missed || self.has_replays()
     }
 
     /// Tells the driver that kicks are not needed until [`Ring::arm`]. With EVENT_IDX that needs
@@ -380,6 +476,36 @@ impl Ring {
         if std::mem::replace(&mut self.armed, false) && !self.config.event_idx {
             either!(&mut self.kind, ring => ring.disarm());
             self.mark_wish();
+        }
+    }
+
+    /// Whether there are chains to take again, which were in flight before.
+    #[inline]
+    pub(crate) fn has_replays(&self) -> bool {
+        let inflight = self.inflight.as_ref();
+        inflight.is_some_and(|inflight| inflight.has_replays())
+    }
+
+    /// The first position that a base can stand for, when all before it are answered. `None` when
+    /// what is in flight stays so while the ring is stopped.
+    pub(crate) fn rewinds_from(&self) -> Option<u64> {
+        match &self.inflight {
+            None => Some(0),
+            Some(inflight) if inflight.outlives_stop() => None,
+            Some(inflight) => Some(inflight.rewinds_from()),
+        }
+    }
+
+    /// Passes over the next of the chains that were in flight before.
+    pub(crate) fn pass(&mut self) -> Option<Ticket> {
+        self.inflight.as_mut()?.pass(&mut self.kind)
+    }
+
+    /// `tickets`, the newest first, are to be taken again from the driver's ring, as well as what
+    /// was not passed over.
+    pub(crate) fn rewind(&mut self, tickets: &[Ticket]) {
+        if let Some(inflight) = &mut self.inflight {
+            inflight.rewind(tickets);
         }
     }
 

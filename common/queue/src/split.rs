@@ -16,9 +16,10 @@ use std::sync::atomic::{Ordering, fence};
 use virtio_bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_NOTIFY};
 
 use crate::area::Area;
-use crate::chain::{Chain, ChainError, DESCRIPTOR_SIZE, Words};
+use crate::chain::{Chain, ChainError, DESCRIPTOR_SIZE, Desc, INDIRECT, NEXT, Words};
 use crate::log::QueueLog;
 use crate::memory::GuestMemory;
+use crate::quick::{Found, Quick};
 use crate::ring::{Addresses, Config, RingError, Ticket, checked_size};
 
 /// `flags` and `idx` come before the entries, in both rings.
@@ -166,9 +167,55 @@ impl SplitRing {
         Ok(true)
     }
 
-    /// The next chain that [`SplitRing::look`] saw, collected in `chain`, or what is wrong with it.
+    /// The head of the chain at an available index.
     #[inline]
+    fn head(&self, index: u16) -> u16 {
+        let offset = ENTRIES + self.slot(index) * size_of::<u16>();
+        u16::from_le(self.avail.u16(offset).load(Ordering::Relaxed))
+    }
+
+    /// The next chain that [`SplitRing::look`] saw, if the quick walk can follow it.
+    #[inline(always)]
     pub(crate) fn take(
+        &mut self,
+        quick: &mut Quick,
+        memory: &GuestMemory,
+        indirect: bool,
+    ) -> Option<(Ticket, Found)> {
+        let next = self.next_avail();
+        if next == self.seen {
+            return None;
+        }
+        let head = self.head(next);
+        let descriptor = |index| self.descriptor(index).map(Desc::virtq);
+        let first = descriptor(head)?;
+        let (desc, _) = first;
+        let found = if desc.has(INDIRECT) {
+            if !indirect || desc.has(NEXT) {
+                return None;
+            }
+            quick.walk_table(memory, desc.addr, desc.len)?
+        } else {
+            let (found, _) = quick.begin(memory).follow(first, descriptor)?;
+            found
+        };
+        Some((self.ticket(head), found))
+    }
+
+    /// The next entry is taken, of the chain with this head.
+    #[inline]
+    fn ticket(&mut self, head: u16) -> Ticket {
+        let position = self.taken;
+        self.taken += 1;
+        Ticket {
+            id: head,
+            entries: 1,
+            position,
+        }
+    }
+
+    /// The next chain that [`SplitRing::look`] saw, collected in `chain`, or what is wrong with it.
+    pub(crate) fn take_carefully(
         &mut self,
         chain: &mut Chain,
         memory: &GuestMemory,
@@ -178,14 +225,8 @@ impl SplitRing {
         if next == self.seen {
             return None;
         }
-        let offset = ENTRIES + self.slot(next) * size_of::<u16>();
-        let head = u16::from_le(self.avail.u16(offset).load(Ordering::Relaxed));
-        let ticket = Ticket {
-            id: head,
-            entries: 1,
-            position: self.taken,
-        };
-        self.taken += 1;
+        let head = self.head(next);
+        let ticket = self.ticket(head);
         let size = self.size;
         let walked = if head < size {
             chain.walk(self, memory, indirect, head)
@@ -193,6 +234,21 @@ impl SplitRing {
             Err(ChainError::Head { head, size })
         };
         Some((ticket, walked))
+    }
+
+    /// Passes over the next entry: its chain is known already. The entry's position.
+    pub(crate) fn pass(&mut self) -> u64 {
+        let position = self.taken;
+        self.taken += 1;
+        // Nothing behind it was looked for.
+        self.seen = self.next_avail();
+        position
+    }
+
+    /// The head that stands in the available ring for `position`.
+    pub(crate) fn head_at(&self, position: u64) -> u16 {
+        // The low 16 bits are the index.
+        self.head(position as u16)
     }
 
     /// Descriptor `index` of the table, read once; `None` when there is no such descriptor.
@@ -209,10 +265,11 @@ impl SplitRing {
     #[inline]
     pub(crate) fn push_used(&mut self, id: u16, len: u32) {
         let offset = ENTRIES + self.slot(self.next_used) * USED_ELEM;
-        let element = [u32::from(id).to_le(), len.to_le()];
-        // SAFETY: a whole element inside the used ring, which `self.used` keeps mapped; aligned
-        // to 4, as the ring is. Volatile, as the guest may read at any time.
-        unsafe { self.used.at::<[u32; 2]>(offset).write_volatile(element) };
+        let element = [u32::from(id), len];
+        for (field, value) in [0, 4].into_iter().zip(element) {
+            let field = self.used.u32(offset + field);
+            field.store(value.to_le(), Ordering::Relaxed);
+        }
         self.next_used = self.next_used.wrapping_add(1);
     }
 

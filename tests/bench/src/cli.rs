@@ -25,6 +25,11 @@ pub(crate) struct Cli {
     #[arg(long)]
     pub(crate) write: bool,
 
+    /// Count the queue's instructions for a chain with callgrind, and compare them with the
+    /// baseline; with --write, make that
+    #[arg(long)]
+    pub(crate) count: bool,
+
     /// Fewer and shorter rounds: a look, not a result
     #[arg(long)]
     quick: bool,
@@ -69,8 +74,12 @@ pub(crate) enum Device {
     I2c,
     /// vhost-device-gpio, in a guest with a simulated chip of the kernel's
     Gpio,
+    /// vhost-device-scmi, on this machine
+    Scmi,
     /// The queue alone, beside virtio-queue
     Queue,
+    /// vhost-device-rng with --poll-us, at depth 1
+    Poll,
 }
 
 impl Cli {

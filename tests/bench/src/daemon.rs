@@ -25,17 +25,30 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts a daemon for so many guests, with more arguments. What it logs is thrown away.
     pub(crate) fn start(side: &Side, guests: usize, arguments: &[&str]) -> Result<Self> {
+        let count = guests.to_string();
+        let count = ["--socket-count", &count];
+        Self::start_with(side, count.iter().chain(arguments))
+    }
+
+    /// Starts a daemon for one guest, of a program that knows no other.
+    pub(crate) fn start_one(side: &Side, arguments: &[&str]) -> Result<Self> {
+        Self::start_with(side, arguments)
+    }
+
+    fn start_with<'a>(
+        side: &Side,
+        arguments: impl IntoIterator<Item = &'a &'a str>,
+    ) -> Result<Self> {
         let directory = TempDir::new().context("cannot make a directory for the sockets")?;
         let path = directory.path().join("s");
         let mut command = Command::new(&side.program);
         command
             .arg("--socket-path")
             .arg(&path)
-            .arg("--socket-count")
-            .arg(guests.to_string())
             .args(arguments)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            // A peer ends at once when this is not a pipe. Nobody reads it, and none writes much.
+            .stdout(Stdio::piped())
             .stderr(Stdio::null());
         let process = command
             .spawn()
@@ -59,8 +72,16 @@ impl Daemon {
 
     /// Connects to a guest's socket as soon as this can be done.
     pub(crate) fn connect(&mut self, guest: usize) -> Result<UnixStream> {
+        self.connect_to(self.socket(guest))
+    }
+
+    /// Connects to the only guest's socket.
+    pub(crate) fn connect_one(&mut self) -> Result<UnixStream> {
+        self.connect_to(self.path.clone())
+    }
+
+    fn connect_to(&mut self, socket: PathBuf) -> Result<UnixStream> {
         let deadline = Instant::now() + START_TIMEOUT;
-        let socket = self.socket(guest);
         loop {
             let error = match UnixStream::connect(&socket) {
                 Ok(stream) => return Ok(stream),

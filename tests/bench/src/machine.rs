@@ -28,7 +28,7 @@ impl Machine {
             cpus: thread::available_parallelism()?.get(),
             virtualized: is_virtualized(&cpuinfo),
             kernel: format!("Linux {}", plain_release(&release)),
-            rustc: rustc()?,
+            rustc: compiler()?,
         })
     }
 }
@@ -70,7 +70,7 @@ fn field<'a>(cpuinfo: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// The compiler of the daemons, as it says itself, without its commit.
-fn rustc() -> Result<String> {
+pub(crate) fn compiler() -> Result<String> {
     let output = Command::new("rustc")
         .arg("--version")
         .output()

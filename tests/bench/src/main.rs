@@ -3,7 +3,8 @@
 //! | module | what lives there |
 //! |---|---|
 //! | `cli` | the command line |
-//! | `rng`, `i2c`, `gpio` | what is measured of a device |
+//! | `rng`, `i2c`, `gpio`, `scmi` | what is measured of a device |
+//! | `poll` | a round trip with polling, without it, and the peer's |
 //! | `queue` | the queue beside `virtio-queue`, without daemons |
 //! | `host` | both daemons in a guest that is their host, and the report on them |
 //! | `programs` | the daemons' programs: ours is built, the peer is installed |
@@ -25,10 +26,12 @@ mod host;
 mod i2c;
 mod load;
 mod machine;
+mod poll;
 mod process;
 mod programs;
 mod queue;
 mod rng;
+mod scmi;
 mod stats;
 mod table;
 
@@ -59,6 +62,8 @@ fn run(cli: &Cli) -> Result<()> {
         Device::Rng => rng::run(cli),
         Device::I2c => i2c::run(cli),
         Device::Gpio => gpio::run(cli),
+        Device::Scmi => scmi::run(cli),
         Device::Queue => queue::run(cli),
+        Device::Poll => poll::run(cli),
     }
 }

@@ -61,8 +61,13 @@ impl Sides {
 /// Builds and installs what is missing of the programs with this name, unless the command line
 /// gives them. `build` is how the peer is built.
 pub(crate) fn sides(name: &str, cli: &Cli, build: &Build) -> Result<Sides> {
+    sides_of(name, PEER_VERSION, cli, build)
+}
+
+/// The same, beside another version of the peer.
+pub(crate) fn sides_of(name: &str, version: &str, cli: &Cli, build: &Build) -> Result<Sides> {
     let ours = cli.ours.clone().map_or_else(|| build_ours(name), Ok)?;
-    let install = || install_crate_with(name, PEER_VERSION, build, &Progress::new());
+    let install = || install_crate_with(name, version, build, &Progress::new());
     let peer = cli.peer.clone().map_or_else(install, Ok)?;
     let side = |name, program| Side { name, program };
     Ok(Sides {

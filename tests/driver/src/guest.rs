@@ -5,10 +5,11 @@
 //! order. [`RingDriver::prepare`] sends nothing, so that a test can add buffers first and take the
 //! steps itself with [`RingDriver::run`].
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
@@ -68,6 +69,8 @@ pub enum Step {
     FeaturesOk,
     /// SET_MEM_TABLE, or ADD_MEM_REG for each region if the options say so.
     Memory,
+    /// GET_INFLIGHT_FD, if the guest has no region yet, and SET_INFLIGHT_FD, if the options say so.
+    Inflight,
     /// SET_VRING_NUM.
     Num,
     /// SET_VRING_BASE.
@@ -87,13 +90,14 @@ pub enum Step {
 }
 
 /// The steps in QEMU's order.
-pub const ALL_STEPS: [Step; 14] = [
+pub const ALL_STEPS: [Step; 15] = [
     Step::GetFeatures,
     Step::ProtocolFeatures,
     Step::Owner,
     Step::SetFeatures,
     Step::FeaturesOk,
     Step::Memory,
+    Step::Inflight,
     Step::Num,
     Step::Base,
     Step::Addr,
@@ -105,13 +109,14 @@ pub const ALL_STEPS: [Step; 14] = [
 ];
 
 /// The steps before those about queues, in QEMU's order.
-pub const SESSION_STEPS: [Step; 6] = [
+pub const SESSION_STEPS: [Step; 7] = [
     Step::GetFeatures,
     Step::ProtocolFeatures,
     Step::Owner,
     Step::SetFeatures,
     Step::FeaturesOk,
     Step::Memory,
+    Step::Inflight,
 ];
 
 /// What a [`RingDriver`] shall be.
@@ -126,6 +131,7 @@ pub struct Options {
     mem_slots: bool,
     polled: bool,
     log_used: bool,
+    track_inflight: bool,
     steps: Vec<Step>,
 }
 
@@ -142,6 +148,7 @@ impl Options {
             mem_slots: false,
             polled: false,
             log_used: false,
+            track_inflight: false,
             steps: ALL_STEPS.to_vec(),
         }
     }
@@ -174,6 +181,12 @@ impl Options {
     /// Takes these protocol features, if they are offered, and no others.
     pub fn protocol_features(mut self, features: u64) -> Self {
         self.protocol_features = features;
+        self
+    }
+
+    /// Takes these protocol features as well, if they are offered.
+    pub fn with_protocol_features(mut self, features: u64) -> Self {
+        self.protocol_features |= features;
         self
     }
 
@@ -210,6 +223,13 @@ impl Options {
     /// Has writes to the used ring logged.
     pub fn log_used(mut self) -> Self {
         self.log_used = true;
+        self
+    }
+
+    /// Keeps a region for requests in flight, of the longest queue's size, and gives it to each
+    /// back-end.
+    pub fn track_inflight(mut self) -> Self {
+        self.track_inflight = true;
         self
     }
 
@@ -440,6 +460,8 @@ pub struct RingDriver<R> {
     pub arena: Arena,
     /// The queues.
     pub queues: Vec<Queue<R>>,
+    /// The region for requests in flight, once a back-end has made one.
+    pub inflight: Option<(Inflight, OwnedFd)>,
     options: Options,
     offered: u64,
     features: u64,
@@ -503,6 +525,7 @@ impl<R: Ring> RingDriver<R> {
             memory,
             arena,
             queues,
+            inflight: None,
             options,
             offered: 0,
             features: 0,
@@ -552,6 +575,8 @@ impl<R: Ring> RingDriver<R> {
                 .iter()
                 .try_for_each(|region| self.frontend.add_mem_reg(region)),
             Step::Memory => self.frontend.set_mem_table(&self.memory),
+            Step::Inflight if self.options.track_inflight => self.track_inflight(),
+            Step::Inflight => Ok(()),
             Step::Num
             | Step::Base
             | Step::Addr
@@ -581,6 +606,20 @@ impl<R: Ring> RingDriver<R> {
         let offered = self.frontend.get_protocol_features()?;
         let wanted = offered & self.options.protocol_features;
         self.frontend.set_protocol_features(wanted)
+    }
+
+    fn track_inflight(&mut self) -> Result<()> {
+        let (area, fd) = match self.inflight.take() {
+            Some(region) => region,
+            None => {
+                let sizes = self.queues.iter().map(|queue| queue.ring.size());
+                let longest = sizes.max().unwrap_or(0);
+                let queues = self.queues.len() as u16;
+                self.frontend.get_inflight_fd(queues, longest)?
+            }
+        };
+        let (area, fd) = self.inflight.insert((area, fd));
+        self.frontend.set_inflight_fd(area, fd.as_fd())
     }
 
     /// SET_FEATURES with any features, offered or not. The rings follow `EVENT_IDX`.
@@ -670,6 +709,19 @@ impl<R: Ring> RingDriver<R> {
         self.step(Step::DriverOk)
     }
 
+    /// Where a front-end lets each queue go on that has lost its back-end. The used index of a split
+    /// ring is in memory; of a packed one it knows nothing but where it began.
+    pub fn bases_after_a_loss(&self) -> Vec<u32> {
+        let base = |queue: &Queue<R>| match R::PACKED {
+            true => first_base::<R>(&self.options),
+            false => {
+                let index = queue.ring.layout().used + 2;
+                u16::from_le(self.memory.load_u16(index, Ordering::Acquire)).into()
+            }
+        };
+        self.queues.iter().map(base).collect()
+    }
+
     /// Takes `len` bytes for data.
     pub fn alloc(&mut self, len: u64) -> u64 {
         self.arena.alloc(len)
@@ -726,7 +778,6 @@ fn first_base<R: Ring>(options: &Options) -> u32 {
 mod tests {
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixListener;
-    use std::sync::atomic::Ordering;
     use std::thread;
 
     use super::*;

@@ -21,6 +21,7 @@ pub mod guest;
 pub mod memory;
 pub mod packed;
 pub mod protocol;
+mod random;
 pub mod ring;
 pub mod split;
 
@@ -30,5 +31,6 @@ pub use frontend::Frontend;
 pub use guest::{Driver, Options, PackedDriver, Queue, RingDriver, Step};
 pub use memory::GuestMemory;
 pub use packed::PackedRing;
+pub use random::Random;
 pub use ring::Ring;
 pub use split::{Buffer, Descriptor, Layout, SplitRing, Used};

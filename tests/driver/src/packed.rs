@@ -98,7 +98,7 @@ impl Place {
 }
 
 /// The driver's side of a packed ring.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PackedRing {
     desc: Span,
     driver: Span,

@@ -337,6 +337,96 @@ pub struct Inflight {
     pub padding: u32,
 }
 
+/// What the region for requests in flight has at the beginning of a split ring's part.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct QueueRegionSplit {
+    /// Zero.
+    pub features: u64,
+    /// One, or zero when the region was not used yet.
+    pub version: u16,
+    /// How many [`DescStateSplit`] follow.
+    pub desc_num: u16,
+    /// The head of the list of the last batch of used descriptors.
+    pub last_batch_head: u16,
+    /// The used index when that list was dealt with.
+    pub used_idx: u16,
+}
+
+/// The state of a descriptor of a split ring.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct DescStateSplit {
+    /// Whether the chain with this head is in flight.
+    pub inflight: u8,
+    /// Padding.
+    pub padding: [u8; 5],
+    /// The next one of the last batch.
+    pub next: u16,
+    /// Rises from one request to the next.
+    pub counter: u64,
+}
+
+/// What the region for requests in flight has at the beginning of a packed ring's part.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct QueueRegionPacked {
+    /// Zero.
+    pub features: u64,
+    /// One, or zero when the region was not used yet.
+    pub version: u16,
+    /// How many [`DescStatePacked`] follow.
+    pub desc_num: u16,
+    /// The head of the list of free entries.
+    pub free_head: u16,
+    /// The same before the last change.
+    pub old_free_head: u16,
+    /// Where the next used descriptor goes.
+    pub used_idx: u16,
+    /// The same before the last change.
+    pub old_used_idx: u16,
+    /// The wrap counter there.
+    pub used_wrap_counter: u8,
+    /// The same before the last change.
+    pub old_used_wrap_counter: u8,
+    /// Padding, and what a C compiler adds to it.
+    pub padding: [u8; 10],
+}
+
+/// The state of a descriptor that was taken from a packed ring.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct DescStatePacked {
+    /// Whether the chain that begins here is in flight.
+    pub inflight: u8,
+    /// Padding.
+    pub padding: u8,
+    /// The next entry of the chain, or of the free list.
+    pub next: u16,
+    /// The last entry of the chain that begins here.
+    pub last: u16,
+    /// How many entries that has.
+    pub num: u16,
+    /// Rises from one request to the next.
+    pub counter: u64,
+    /// The buffer id.
+    pub id: u16,
+    /// The descriptor's flags.
+    pub flags: u16,
+    /// The buffer's length.
+    pub len: u32,
+    /// The buffer's address.
+    pub addr: u64,
+}
+
 /// The payload of SET_DEVICE_STATE_FD.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -361,6 +451,10 @@ mod tests {
         assert_eq!(size_of::<LogArea>(), 16);
         assert_eq!(size_of::<ConfigHeader>(), 12);
         assert_eq!(size_of::<Inflight>(), 24);
+        assert_eq!(size_of::<QueueRegionSplit>(), 16);
+        assert_eq!(size_of::<DescStateSplit>(), 16);
+        assert_eq!(size_of::<QueueRegionPacked>(), 32);
+        assert_eq!(size_of::<DescStatePacked>(), 32);
         assert_eq!(bits(&[0, 3, 32]), 0x1_0000_0009);
         assert_eq!(request_name(44), "VHOST_USER_GET_SHMEM_CONFIG");
         assert_eq!(request_name(45), "an unknown request");

@@ -162,7 +162,7 @@ pub struct Used {
 }
 
 /// The driver's side of a split ring.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SplitRing {
     desc: Span,
     avail: Span,

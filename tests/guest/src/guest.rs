@@ -1,5 +1,6 @@
 //! A guest: its QEMU, its console and the commands run in it.
 
+use std::ffi::OsString;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,7 +11,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::arch::Arch;
 use crate::daemon::{Daemon, RunningDaemon};
+use crate::device_tree;
 use crate::port::Port;
 use crate::process::{Log, Process};
 use crate::programs::Programs;
@@ -37,14 +40,19 @@ const SHELL: &str = "exec setsid cttyhack sh -l </dev/console >/dev/console 2>&1
 
 // The names of what QEMU is given in its directory.
 const INITRAMFS: &str = "initramfs.cpio";
+const OWN_TREE: &str = "own.dtb";
+const TREE: &str = "machine.dtb";
 const QMP: &str = "qmp.sock";
 const PORT: &str = "port.sock";
 
 /// A guest to be booted.
 pub struct Guest {
+    arch: &'static Arch,
     daemons: Vec<Daemon>,
     devices: Vec<Device>,
     programs: Programs,
+    /// Device tree source, to be added to the machine's.
+    device_tree: String,
     life: Duration,
     resets: bool,
     reconnects: bool,
@@ -64,12 +72,19 @@ impl Default for Guest {
 }
 
 impl Guest {
-    /// A guest without any device of a daemon.
+    /// A guest of the architecture that boots fastest, without any device of a daemon.
     pub fn new() -> Self {
+        Self::of(&Arch::X86_64)
+    }
+
+    /// A guest of this architecture, without any device of a daemon.
+    pub fn of(arch: &'static Arch) -> Self {
         Self {
+            arch,
             daemons: Vec::new(),
             devices: Vec::new(),
             programs: Programs::default(),
+            device_tree: String::new(),
             life: LIFE,
             resets: false,
             reconnects: false,
@@ -103,6 +118,18 @@ impl Guest {
     pub fn program(mut self, path: &Path) -> Result<Self> {
         self.programs.add(path)?;
         Ok(self)
+    }
+
+    /// Adds device tree source (such as `/ { node { }; };`) to the machine's tree, which a guest of
+    /// [`Arch::X86_64`] has none of. A node that the machine has already is merged with it, and
+    /// labels hold from one addition to the next.
+    #[must_use]
+    pub fn device_tree(mut self, source: &str) -> Self {
+        if !source.is_empty() {
+            self.device_tree.push_str(source);
+            self.device_tree.push('\n');
+        }
+        self
     }
 
     /// Lets the guest live for so long, all in all, before it is taken for one that hangs.
@@ -146,7 +173,7 @@ impl Guest {
 
     /// Starts the daemons, boots the guest and waits until it takes commands.
     pub fn boot(mut self) -> Result<RunningGuest> {
-        let images = setup::find()?;
+        let images = setup::find(self.arch)?;
         let mut daemons = Vec::new();
         for daemon in &self.daemons {
             let running = daemon.start()?;
@@ -165,6 +192,9 @@ impl Guest {
         let directory = TempDir::new().context("cannot make a directory for the guest")?;
         let path = directory.path();
         images.write_initramfs(&path.join(INITRAMFS), &self.programs)?;
+        if !self.device_tree.is_empty() {
+            self.write_device_tree(path)?;
+        }
         let qmp_listener = UnixListener::bind(path.join(QMP))?;
         let port_listener = UnixListener::bind(path.join(PORT))?;
         let mut command = self.command_line(images, path)?;
@@ -205,22 +235,53 @@ impl Guest {
         qmp.execute("cont").map(drop)
     }
 
-    /// QEMU with its options; its files and sockets are in `directory`.
-    fn command_line(&self, images: &Images, directory: &Path) -> Result<Command> {
-        let mut command = Command::new(images.arch.qemu);
+    /// Makes the machine's device tree of QEMU's own, in `directory`.
+    fn write_device_tree(&self, directory: &Path) -> Result<()> {
+        let arch = self.arch;
+        ensure!(
+            arch.has_device_tree,
+            "a guest of {} has no device tree",
+            arch.name
+        );
+        let own = directory.join(OWN_TREE);
+        let mut command = self.machine();
+        let mut dump = OsString::from("dumpdtb=");
+        dump.push(&own);
+        let output = command.arg("-machine").arg(dump).output();
+        let output = output.with_context(|| format!("cannot start {}", arch.qemu))?;
+        ensure!(
+            output.status.success(),
+            "QEMU did not dump its device tree: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        device_tree::extend(&own, &self.device_tree, &directory.join(TREE))
+    }
+
+    /// QEMU with the options of the machine itself.
+    fn machine(&self) -> Command {
+        let mut command = Command::new(self.arch.qemu);
         command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
-        if !self.resets {
-            command.arg("-no-reboot");
-        }
-        command.args(["-accel", "tcg"]).args(images.arch.machine);
+        command.args(["-accel", "tcg"]).args(self.arch.machine);
         command.args(["-m", MEMORY, "-object"]);
         command.arg(format!(
             "memory-backend-memfd,id=mem,size={MEMORY},share=on"
         ));
+        command
+    }
+
+    /// QEMU with its options; its files and sockets are in `directory`.
+    fn command_line(&self, images: &Images, directory: &Path) -> Result<Command> {
+        let mut command = self.machine();
+        if !self.resets {
+            command.arg("-no-reboot");
+        }
+        if !self.device_tree.is_empty() {
+            command.arg("-dtb").arg(directory.join(TREE));
+        }
         command.arg("-kernel").arg(&images.kernel);
         command.arg("-initrd").arg(directory.join(INITRAMFS));
         command.arg("-append");
-        command.arg(format!("console={} quiet panic=-1", images.arch.console));
+        command.arg(format!("console={} quiet panic=-1", self.arch.console));
         for (number, device) in self.devices.iter().enumerate() {
             let id = device_id(number);
             let reconnect = if self.reconnects { RECONNECT } else { "" };
@@ -350,9 +411,15 @@ impl RunningGuest {
         self.port.wait_ready(self.deadline)
     }
 
+    /// Waits until a guest that reboots of its own accord takes commands again.
+    /// The guest must have been made with [`Guest::resets`].
+    pub fn comes_back(&mut self) -> Result<()> {
+        self.port.wait_ready(self.deadline)
+    }
+
     /// Makes the guest's kernel panic, which reboots it, and waits until it
     /// takes commands again. The guest must have been made with
-    /// [`Guest::resets`].
+    /// [`Guest::resets`], and be of [`Arch::X86_64`]: other machines have no NMI.
     pub fn panic(&mut self) -> Result<()> {
         let set = self.run(PANIC_ON_NMI)?;
         ensure!(set.status == 0, "the guest cannot be made to panic: {set}");
@@ -391,6 +458,12 @@ impl RunningGuest {
         if !self.ends_within(Duration::ZERO)? {
             self.port.send(POWER_OFF)?;
         }
+        self.powers_itself_off()
+    }
+
+    /// Waits until the guest has powered itself off, and stops the daemons that
+    /// came with it, each of which must end well.
+    pub fn powers_itself_off(mut self) -> Result<()> {
         let deadline = self.deadline.unwrap_or(Instant::now() + LIFE);
         let Some(status) = self.qemu.wait_end(deadline)? else {
             bail!("the guest did not power off");

@@ -15,6 +15,8 @@
 //! # }
 //! ```
 //!
+//! A guest is of an [`Arch`]; [`on_each_arch!`] makes a test of each.
+//!
 //! The guest is a small kernel of our own with busybox as its whole user
 //! space, without network and without disk. [`setup`] gets, builds and caches
 //! what that takes, once; `cargo xtask setup` calls it. A test never installs
@@ -25,21 +27,45 @@
 //! kernel message can be taken for something else.
 
 mod arch;
+mod control;
 mod daemon;
+mod device_tree;
 mod guest;
 mod held;
 mod port;
 mod process;
 mod programs;
 mod qmp;
+pub mod scmi;
 mod seen;
 pub mod setup;
 mod test_program;
 
 pub use arch::Arch;
+pub use control::Control;
 pub use daemon::{Daemon, RunningDaemon};
 pub use guest::{Guest, RunningGuest};
 pub use held::Held;
 pub use qmp::Qmp;
 pub use seen::{CommandOutput, Seen};
 pub use test_program::{TestProgram, TestResults};
+
+/// Makes a test of each of these functions for each architecture, which the function takes:
+/// `x86_64::NAME` and `aarch64::NAME`.
+#[macro_export]
+macro_rules! on_each_arch {
+    (@ $module:ident $arch:ident $($test:ident)+) => {
+        mod $module {
+            $(
+                #[test]
+                fn $test() -> ::anyhow::Result<()> {
+                    super::$test(&$crate::Arch::$arch)
+                }
+            )+
+        }
+    };
+    ($($test:ident),+ $(,)?) => {
+        $crate::on_each_arch! { @ x86_64 X86_64 $($test)+ }
+        $crate::on_each_arch! { @ aarch64 AARCH64 $($test)+ }
+    };
+}

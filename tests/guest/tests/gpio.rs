@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
-use vhost_device_guest::{Daemon, Guest, RunningGuest};
+use vhost_device_guest::{Arch, Daemon, Guest, RunningGuest, on_each_arch};
 
 const DEVICE: &str = "vhost-user-gpio-pci";
 
@@ -28,14 +28,14 @@ struct Bench {
 }
 
 impl Bench {
-    fn boot() -> Result<Self> {
+    fn boot(arch: &'static Arch) -> Result<Self> {
         let directory = TempDir::new()?;
         let control = directory.path().join("control");
         let path = control.to_str().context("the path is not UTF-8")?;
         let daemon = Daemon::new("vhost-device-gpio")
             .args(["-l", CHIP, "--sim-control", path])
             .device(DEVICE);
-        let guest = Guest::new().attach(daemon).resets().boot()?;
+        let guest = Guest::of(arch).attach(daemon).resets().boot()?;
         let world = UnixStream::connect(&control)?;
         world.set_read_timeout(Some(DEADLINE))?;
         let mut bench = Self {
@@ -93,9 +93,17 @@ impl Bench {
     }
 }
 
-#[test]
-fn the_chip_is_there_with_its_names() -> Result<()> {
-    let mut bench = Bench::boot()?;
+on_each_arch! {
+    the_chip_is_there_with_its_names,
+    lines_are_set_and_read,
+    edges_are_seen_by_gpiomon,
+    each_edge_is_one_interrupt,
+    interrupts_survive_a_pause,
+    the_driver_is_rebound_and_the_guest_reset,
+}
+
+fn the_chip_is_there_with_its_names(arch: &'static Arch) -> Result<()> {
+    let mut bench = Bench::boot(arch)?;
     let chip = bench.run("/usr/bin/gpiodetect")?;
     assert!(chip.starts_with("gpiochip0 [virtio"), "{chip}");
     assert!(chip.ends_with("(6 lines)"), "{chip}");
@@ -108,9 +116,8 @@ fn the_chip_is_there_with_its_names() -> Result<()> {
     bench.guest.power_off()
 }
 
-#[test]
-fn lines_are_set_and_read() -> Result<()> {
-    let mut bench = Bench::boot()?;
+fn lines_are_set_and_read(arch: &'static Arch) -> Result<()> {
+    let mut bench = Bench::boot(arch)?;
     assert_eq!(bench.run("/usr/bin/gpioget gpiochip0 0 1 2 3")?, "0 0 0 0");
     bench.drive(3, 1)?;
     assert_eq!(bench.run("/usr/bin/gpioget gpiochip0 2 3")?, "0 1");
@@ -130,9 +137,8 @@ fn lines_are_set_and_read() -> Result<()> {
     bench.guest.power_off()
 }
 
-#[test]
-fn edges_are_seen_by_gpiomon() -> Result<()> {
-    let mut bench = Bench::boot()?;
+fn edges_are_seen_by_gpiomon(arch: &'static Arch) -> Result<()> {
+    let mut bench = Bench::boot(arch)?;
     let monitor = "/usr/bin/gpiomon --num-events=6 --format='%o %e'";
     bench.run(&format!("{monitor} gpiochip0 3 >/tmp/edges &"))?;
     bench.toggle_while_runs(3, "gpiomon")?;
@@ -148,9 +154,8 @@ fn edges_are_seen_by_gpiomon() -> Result<()> {
     bench.guest.power_off()
 }
 
-#[test]
-fn each_edge_is_one_interrupt() -> Result<()> {
-    let mut bench = Bench::boot()?;
+fn each_edge_is_one_interrupt(arch: &'static Arch) -> Result<()> {
+    let mut bench = Bench::boot(arch)?;
     let base: u16 = bench.run("cat /sys/class/gpio/gpiochip*/base")?.parse()?;
     bench.run(&format!("echo {} >/sys/class/gpio/export", base + 3))?;
     let line = "/sys/class/gpio/button";
@@ -175,9 +180,8 @@ fn each_edge_is_one_interrupt() -> Result<()> {
     bench.guest.power_off()
 }
 
-#[test]
-fn interrupts_survive_a_pause() -> Result<()> {
-    let mut bench = Bench::boot()?;
+fn interrupts_survive_a_pause(arch: &'static Arch) -> Result<()> {
+    let mut bench = Bench::boot(arch)?;
     let base: u16 = bench.run("cat /sys/class/gpio/gpiochip*/base")?.parse()?;
     for (number, name) in [(base + 3, "button"), (base + 4, "sim4")] {
         let line = format!("/sys/class/gpio/{name}");
@@ -201,9 +205,8 @@ fn interrupts_survive_a_pause() -> Result<()> {
     bench.guest.power_off()
 }
 
-#[test]
-fn the_driver_is_rebound_and_the_guest_reset() -> Result<()> {
-    let mut bench = Bench::boot()?;
+fn the_driver_is_rebound_and_the_guest_reset(arch: &'static Arch) -> Result<()> {
+    let mut bench = Bench::boot(arch)?;
     let works = "/usr/bin/gpioset --mode=signal gpiochip0 5=1 & echo $! >/tmp/pid";
     let driver = "/sys/bus/virtio/drivers/gpio_virtio";
     bench.run(works)?;

@@ -64,11 +64,17 @@ fn gpio_on_chips_of_the_kernel() -> Result<()> {
     assert_covers(
         &tests,
         &[
-            "g1_", "g2_", "g4_", "g5_", "g7_", "g8_", "g9_", "g10_", "g14_", "g15_", "g16_", "g17_",
+            "g1_", "g2_", "g4_", "g5_", "g7_", "g8_", "g9_", "g10_", "g11_", "g12_", "g13_",
+            "g14_", "g15_", "g16_", "g17_",
         ],
     );
-    let mut host = Guest::new().test_program(&tests)?.boot()?;
+    let kernel_tests = TestProgram::build("vhost-device-gpio", "kernel")?;
+    let mut host = Guest::new()
+        .test_program(&tests)?
+        .test_program(&kernel_tests)?
+        .boot()?;
     host.run_tests(&tests, &["VHOST_DEVICE_TEST_GPIO_SIM=1"])?
         .all_passed();
+    host.run_tests(&kernel_tests, &[])?.all_passed();
     host.power_off()
 }

@@ -1,7 +1,7 @@
 //! Linux's virtio_i2c driver against vhost-device-i2c, over its simulated bus.
 
 use anyhow::Result;
-use vhost_device_guest::{Daemon, Guest, RunningGuest};
+use vhost_device_guest::{Arch, Daemon, Guest, RunningGuest, on_each_arch};
 
 // The programs are named by their paths, as busybox has poorer ones of the same names.
 
@@ -33,9 +33,20 @@ fn detected(table: &str) -> Vec<&str> {
     cells.filter(|cell| *cell != "--").collect()
 }
 
-#[test]
-fn the_adapter_is_there_and_its_devices_are_found() -> Result<()> {
-    let seen = Guest::new().attach(daemon("sim")).run(&[
+on_each_arch! {
+    the_adapter_is_there_and_its_devices_are_found,
+    registers_are_written_and_read,
+    an_eeprom_is_written_and_read_through_at24,
+    a_temperature_is_read_through_hwmon,
+    only_what_is_granted_is_found,
+    an_smbus_only_adapter_serves_what_linux_makes_of_calls,
+    a_transfer_longer_than_the_queue_ends,
+    the_driver_is_rebound_and_the_guest_reset,
+    guests_have_lists_of_their_own,
+}
+
+fn the_adapter_is_there_and_its_devices_are_found(arch: &'static Arch) -> Result<()> {
+    let seen = Guest::of(arch).attach(daemon("sim")).run(&[
         "/usr/sbin/i2cdetect -V 2>&1",
         "/usr/sbin/i2cdetect -l",
         "/usr/sbin/i2cdetect -y 0",
@@ -54,9 +65,8 @@ fn the_adapter_is_there_and_its_devices_are_found() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn registers_are_written_and_read() -> Result<()> {
-    let mut guest = Guest::new().attach(daemon("sim")).boot()?;
+fn registers_are_written_and_read(arch: &'static Arch) -> Result<()> {
+    let mut guest = Guest::of(arch).attach(daemon("sim")).boot()?;
     assert_works(&mut guest, "0x5a")?;
     let seen = guest.run_all(&[
         "/usr/sbin/i2ctransfer -y 0 w4@0x20 0x10 1 2 3",
@@ -73,9 +83,8 @@ fn registers_are_written_and_read() -> Result<()> {
     guest.power_off()
 }
 
-#[test]
-fn an_eeprom_is_written_and_read_through_at24() -> Result<()> {
-    let seen = Guest::new().attach(daemon("sim")).run(&[
+fn an_eeprom_is_written_and_read_through_at24(arch: &'static Arch) -> Result<()> {
+    let seen = Guest::of(arch).attach(daemon("sim")).run(&[
         &format!("echo 24c02 0x50 > {NEW_DEVICE}"),
         &format!("stat -c %s {EEPROM}"),
         &format!(
@@ -92,10 +101,9 @@ fn an_eeprom_is_written_and_read_through_at24() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_temperature_is_read_through_hwmon() -> Result<()> {
+fn a_temperature_is_read_through_hwmon(arch: &'static Arch) -> Result<()> {
     let daemon = daemon("sim").args(["--sim-temperature", "-10.5"]);
-    let seen = Guest::new().attach(daemon).run(&[
+    let seen = Guest::of(arch).attach(daemon).run(&[
         &format!("echo lm75 0x48 > {NEW_DEVICE}"),
         "cat /sys/class/hwmon/hwmon0/name",
         "cat /sys/class/hwmon/hwmon0/temp1_input",
@@ -106,10 +114,9 @@ fn a_temperature_is_read_through_hwmon() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn only_what_is_granted_is_found() -> Result<()> {
+fn only_what_is_granted_is_found(arch: &'static Arch) -> Result<()> {
     let daemon = daemon("sim:0x20:0x50").args(["--read-only", "0x50"]);
-    let mut guest = Guest::new().attach(daemon).boot()?;
+    let mut guest = Guest::of(arch).attach(daemon).boot()?;
     let table = guest.run("/usr/sbin/i2cdetect -y 0")?;
     assert_eq!(detected(table.text()), ["20", "50"]);
     assert_ne!(guest.run("/usr/sbin/i2cset -y 0 0x50 0 1")?.status, 0);
@@ -117,9 +124,8 @@ fn only_what_is_granted_is_found() -> Result<()> {
     guest.power_off()
 }
 
-#[test]
-fn an_smbus_only_adapter_serves_what_linux_makes_of_calls() -> Result<()> {
-    let mut guest = Guest::new().attach(daemon("sim-smbus")).boot()?;
+fn an_smbus_only_adapter_serves_what_linux_makes_of_calls(arch: &'static Arch) -> Result<()> {
+    let mut guest = Guest::of(arch).attach(daemon("sim-smbus")).boot()?;
     assert_works(&mut guest, "0x33")?;
     let seen = guest.run_all(&[
         "/usr/sbin/i2cset -y 0 0x20 0x30 0xbeef w && /usr/sbin/i2cget -y 0 0x20 0x30 w",
@@ -133,10 +139,9 @@ fn an_smbus_only_adapter_serves_what_linux_makes_of_calls() -> Result<()> {
     guest.power_off()
 }
 
-#[test]
-fn a_transfer_longer_than_the_queue_ends() -> Result<()> {
+fn a_transfer_longer_than_the_queue_ends(arch: &'static Arch) -> Result<()> {
     // QEMU's queue has 4 entries: the driver sends the first messages alone.
-    let mut guest = Guest::new().attach(daemon("sim")).boot()?;
+    let mut guest = Guest::of(arch).attach(daemon("sim")).boot()?;
     let messages = "r1@0x20 ".repeat(10);
     let seen = guest.run(&format!("/usr/sbin/i2ctransfer -y 0 {messages}"))?;
     seen.contains("only 4/10");
@@ -144,9 +149,8 @@ fn a_transfer_longer_than_the_queue_ends() -> Result<()> {
     guest.power_off()
 }
 
-#[test]
-fn the_driver_is_rebound_and_the_guest_reset() -> Result<()> {
-    let mut guest = Guest::new().attach(daemon("sim")).resets().boot()?;
+fn the_driver_is_rebound_and_the_guest_reset(arch: &'static Arch) -> Result<()> {
+    let mut guest = Guest::of(arch).attach(daemon("sim")).resets().boot()?;
     assert_works(&mut guest, "0x01")?;
     let seen = guest.run_all(&[
         "basename /sys/bus/virtio/drivers/i2c_virtio/virtio* > /tmp/name && cat /tmp/name",
@@ -167,15 +171,14 @@ fn the_driver_is_rebound_and_the_guest_reset() -> Result<()> {
     guest.power_off()
 }
 
-#[test]
-fn guests_have_lists_of_their_own() -> Result<()> {
+fn guests_have_lists_of_their_own(arch: &'static Arch) -> Result<()> {
     let daemon = Daemon::new("vhost-device-i2c")
         .args(["-l", "sim:0x20:0x50", "-l", "sim:0x48:0x50"])
         .args(["--read-only", "1=0x50"])
         .guests(2)
         .start()?;
     // One guest with both sockets: it has two adapters.
-    let mut guest = Guest::new()
+    let mut guest = Guest::of(arch)
         .device(DEVICE, daemon.socket(0))
         .device(DEVICE, daemon.socket(1))
         .boot()?;

@@ -1,7 +1,7 @@
 //! Linux's virtio_rng driver against vhost-device-rng.
 
 use anyhow::Result;
-use vhost_device_guest::{Daemon, Guest, RunningGuest};
+use vhost_device_guest::{Arch, Daemon, Guest, RunningGuest, on_each_arch};
 
 const DEVICE: &str = "vhost-user-rng-pci";
 
@@ -32,9 +32,17 @@ fn assert_works(guest: &mut RunningGuest) -> Result<Vec<u8>> {
     Ok(entropy(seen.line(1).text()))
 }
 
-#[test]
-fn the_driver_binds_and_reads_entropy() -> Result<()> {
-    let seen = Guest::new().attach(daemon()).run(&[
+on_each_arch! {
+    the_driver_binds_and_reads_entropy,
+    a_mebibyte_is_read_whole,
+    a_rate_limit_delays_and_does_not_starve,
+    two_guests_share_a_daemon,
+    a_reset_guest_reads_again,
+    a_daemon_serves_again_when_qemu_was_killed,
+}
+
+fn the_driver_binds_and_reads_entropy(arch: &'static Arch) -> Result<()> {
+    let seen = Guest::of(arch).attach(daemon()).run(&[
         CURRENT,
         "basename $(readlink /sys/bus/virtio/drivers/virtio_rng/virtio*)",
         READ_64,
@@ -50,9 +58,8 @@ fn the_driver_binds_and_reads_entropy() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_mebibyte_is_read_whole() -> Result<()> {
-    let seen = Guest::new().attach(daemon()).run(&[
+fn a_mebibyte_is_read_whole(arch: &'static Arch) -> Result<()> {
+    let seen = Guest::of(arch).attach(daemon()).run(&[
         "dd if=/dev/hwrng bs=64k count=16 2>/dev/null | tee /tmp/one | wc -c",
         // Random bytes do not get smaller.
         "gzip -c /tmp/one | wc -c",
@@ -63,19 +70,17 @@ fn a_mebibyte_is_read_whole() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_rate_limit_delays_and_does_not_starve() -> Result<()> {
+fn a_rate_limit_delays_and_does_not_starve(arch: &'static Arch) -> Result<()> {
     let limited = daemon().args(["--max-bytes", "1024", "--period", "1000"]);
-    let mut guest = Guest::new().attach(limited).boot()?;
+    let mut guest = Guest::of(arch).attach(limited).boot()?;
     assert_works(&mut guest)?;
     guest.power_off()
 }
 
-#[test]
-fn two_guests_share_a_daemon() -> Result<()> {
+fn two_guests_share_a_daemon(arch: &'static Arch) -> Result<()> {
     let daemon = daemon().guests(2).start()?;
-    let mut one = Guest::new().device(DEVICE, daemon.socket(0)).boot()?;
-    let mut two = Guest::new().device(DEVICE, daemon.socket(1)).boot()?;
+    let mut one = Guest::of(arch).device(DEVICE, daemon.socket(0)).boot()?;
+    let mut two = Guest::of(arch).device(DEVICE, daemon.socket(1)).boot()?;
     assert_ne!(assert_works(&mut one)?, assert_works(&mut two)?);
 
     // The end of one is nothing to the other.
@@ -85,23 +90,21 @@ fn two_guests_share_a_daemon() -> Result<()> {
     daemon.stop()
 }
 
-#[test]
-fn a_reset_guest_reads_again() -> Result<()> {
-    let mut guest = Guest::new().attach(daemon()).resets().boot()?;
+fn a_reset_guest_reads_again(arch: &'static Arch) -> Result<()> {
+    let mut guest = Guest::of(arch).attach(daemon()).resets().boot()?;
     let before = assert_works(&mut guest)?;
     guest.reset()?;
     assert_ne!(assert_works(&mut guest)?, before);
     guest.power_off()
 }
 
-#[test]
-fn a_daemon_serves_again_when_qemu_was_killed() -> Result<()> {
+fn a_daemon_serves_again_when_qemu_was_killed(arch: &'static Arch) -> Result<()> {
     let daemon = daemon().start()?;
-    let mut killed = Guest::new().device(DEVICE, daemon.socket(0)).boot()?;
+    let mut killed = Guest::of(arch).device(DEVICE, daemon.socket(0)).boot()?;
     assert_works(&mut killed)?;
     killed.kill()?;
 
-    let mut next = Guest::new().device(DEVICE, daemon.socket(0)).boot()?;
+    let mut next = Guest::of(arch).device(DEVICE, daemon.socket(0)).boot()?;
     assert_works(&mut next)?;
     next.power_off()?;
     daemon.stop()

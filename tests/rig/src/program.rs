@@ -1,5 +1,6 @@
 //! A daemon as a process of its own, and what tests look at.
 
+use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
@@ -17,16 +18,35 @@ use vhost_device_driver::{Driver, Options};
 /// Only a hang takes as long.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
+/// The variable with the words before a daemon's path, where the system cannot run it by itself:
+/// an emulator of its architecture.
+const RUNNER: &str = "VHOST_DEVICE_TEST_RUNNER";
+
 /// A daemon's program, by its path.
 #[derive(Clone, Copy, Debug)]
 pub struct Program(pub &'static str);
 
 impl Program {
+    /// The words that run it.
+    fn words(self) -> Vec<String> {
+        let runner = env::var(RUNNER).unwrap_or_default();
+        let runner = runner.split_whitespace().map(str::to_owned);
+        runner.chain([self.0.to_owned()]).collect()
+    }
+
+    /// A command that runs it.
+    pub fn command(self) -> Command {
+        let words = self.words();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        command
+    }
+
     /// Starts it on the socket `s` of a new directory, with more arguments, and waits until it is
     /// ready.
     pub fn start(self, arguments: &[&str]) -> Daemon {
         let directory = tempfile::tempdir().unwrap();
-        let mut command = Command::new(self.0);
+        let mut command = self.command();
         command.arg("-s").arg(directory.path().join("s"));
         command.args(arguments);
         Daemon::spawn(command, directory)
@@ -35,7 +55,8 @@ impl Program {
     /// Runs it for as long as it takes to see that it cannot be run so: its status and what it
     /// says.
     pub fn run<S: AsRef<OsStr>>(self, arguments: &[S]) -> (i32, String) {
-        let output = Command::new(self.0)
+        let output = self
+            .command()
             .args(arguments)
             .stdin(Stdio::null())
             .output()
@@ -59,7 +80,10 @@ impl Program {
         let mut command = Command::new("sh");
         command
             .arg("-c")
-            .arg(format!("{prefix} exec {} {arguments}", self.0))
+            .arg(format!(
+                "{prefix} exec {} {arguments}",
+                self.words().join(" ")
+            ))
             .stdin(stdin);
         if let Some(stdout) = stdout {
             command.stdout(stdout);

@@ -58,7 +58,7 @@ fn board() -> Board {
 struct Bench {
     rig: Rig,
     world: Sim,
-    device: Gpio<Sim>,
+    device: Gpio,
     /// What has come back: the used lengths, by queue and head.
     back: BTreeMap<(usize, u16), u32>,
     /// The order in which it came back.
@@ -89,7 +89,12 @@ impl Bench {
 
     fn with_board(board: &Board) -> Self {
         let world = Sim::new("the test", board, None).unwrap();
-        let device = Gpio::new("guest 0".to_owned(), world.clone(), Logs::default()).unwrap();
+        let device = Gpio::new(
+            "guest 0".to_owned(),
+            Box::new(world.clone()),
+            Logs::default(),
+        )
+        .unwrap();
         Self {
             rig: Rig::new(2, RING_SIZE, ROOM),
             world,
@@ -169,7 +174,7 @@ impl Bench {
         poll(&mut fds, Some(&Timespec::default())).unwrap() > 0
     }
 
-    fn with_queues(&mut self, work: impl FnOnce(&mut Gpio<Sim>, &mut Back<'_>)) {
+    fn with_queues(&mut self, work: impl FnOnce(&mut Gpio, &mut Back<'_>)) {
         self.rig.resume(|back| work(&mut self.device, back));
         for (index, ring) in self.rig.rings.iter_mut().enumerate().rev() {
             while let Some(used) = ring.pop_used() {

@@ -179,7 +179,7 @@ impl Config {
 
 /// The block of `GET_LINE_NAMES`: each name with a zero behind it. Empty when no line has a
 /// name. A name that is too long, not printable ASCII or another line's is left out.
-pub(super) fn names(lines: &impl Lines) -> Vec<u8> {
+pub(super) fn names(lines: &dyn Lines) -> Vec<u8> {
     let mut seen = std::collections::HashSet::new();
     let mut block = Vec::new();
     for line in 0..lines.count() {

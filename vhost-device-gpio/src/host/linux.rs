@@ -3,7 +3,7 @@
 //! Each line is a request of its own to the kernel. One request for many lines could have only
 //! ten different attributes, and edges of one line could not be forgotten without the others'.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use gpiocdev_uapi::v2::{
     Offsets,
 };
 use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
 
 use super::{Edge, LineNumber, Lines, Watch, no_such_line};
 use crate::wake::Bundle;
@@ -22,12 +23,25 @@ use crate::wake::Bundle;
 /// What the kernel calls the user of a guest's lines; the guest's number comes behind it.
 const CONSUMER: &str = "vhost-device-gpio";
 
+/// Where the kernel's chips are.
+const DEV: &str = "/dev";
+
+/// What they are called; their number comes behind it.
+const CHIP: &str = "gpiochip";
+
 /// A chip that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ChipError {
     /// It cannot be opened.
-    #[error("cannot open {}", .0.display())]
-    Open(PathBuf, #[source] io::Error),
+    #[error("cannot open {}: {hint}", .path.display())]
+    Open {
+        /// Its file.
+        path: PathBuf,
+        /// What to do about it.
+        hint: String,
+        /// Why.
+        source: io::Error,
+    },
     /// It is none.
     #[error("{} is no GPIO chip with the kernel's interface of version 2", .0.display())]
     NoChip(PathBuf, #[source] io::Error),
@@ -60,7 +74,11 @@ impl Chip {
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
         let file = rustix::fs::open(path, flags, Mode::empty())
             .map(File::from)
-            .map_err(|error| ChipError::Open(path.into(), error.into()))?;
+            .map_err(|error| ChipError::Open {
+                path: path.into(),
+                hint: hint(error, Path::new(DEV)),
+                source: error.into(),
+            })?;
         let info = uapi::get_chip_info(&file)
             .map_err(|error| ChipError::NoChip(path.into(), system(error)))?;
         Ok(Self {
@@ -105,6 +123,33 @@ impl Chip {
         let file = uapi::get_line(&self.file, request).map_err(system)?;
         fcntl_setfl(&file, fcntl_getfl(&file)? | OFlags::NONBLOCK)?;
         Ok(file)
+    }
+}
+
+/// What the user can do about a chip that cannot be opened.
+fn hint(error: Errno, dev: &Path) -> String {
+    match error {
+        Errno::NOENT => there_are(dev),
+        Errno::ACCESS | Errno::PERM => {
+            "this user needs the right to read and write it (a udev rule can give it to a group)"
+                .to_owned()
+        }
+        _ => "its driver does not let it be opened".to_owned(),
+    }
+}
+
+/// The chips to choose from, for those who have named something else.
+fn there_are(dev: &Path) -> String {
+    let entries = fs::read_dir(dev).into_iter().flatten().flatten();
+    let number = |name: &str| name.strip_prefix(CHIP)?.parse().ok();
+    let mut numbers: Vec<u32> = entries
+        .filter_map(|entry| number(entry.file_name().to_str()?))
+        .collect();
+    numbers.sort_unstable();
+    let names: Vec<_> = numbers.iter().map(|n| format!("{CHIP}{n}")).collect();
+    match names.is_empty() {
+        true => "this host has no GPIO chip; sim:8 is a simulated one with 8 lines".to_owned(),
+        false => format!("this host has {}", names.join(", ")),
     }
 }
 
@@ -474,5 +519,23 @@ impl Drop for Linux {
             self.bundle.remove(&taken.file);
             line.give_back(taken.file);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_who_names_no_chip_is_told_which_there_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let hint = |error| hint(error, directory.path());
+        assert!(hint(Errno::NOENT).contains("no GPIO chip; sim:8 is"));
+        for name in ["gpiochip10", "gpiochip2", "gpio", "gpiochip"] {
+            File::create(directory.path().join(name)).unwrap();
+        }
+        let there_are = "this host has gpiochip2, gpiochip10";
+        assert_eq!(hint(Errno::NOENT), there_are);
+        assert!(hint(Errno::ACCESS).contains("the right to read and write"));
     }
 }

@@ -2,7 +2,6 @@
 //! kernel's `gpio-sim`.
 
 use std::env;
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use vhost_device_driver::Driver;
@@ -50,7 +49,7 @@ impl Board {
             names.collect::<Vec<_>>().join(",")
         );
         let directory = tempfile::tempdir().unwrap();
-        let mut command = Command::new(PROGRAM.0);
+        let mut command = PROGRAM.command();
         command.arg("-s").arg(directory.path().join("s"));
         command.args(["-l", &list, "--sim-control"]);
         command.arg(directory.path().join(CONTROL));

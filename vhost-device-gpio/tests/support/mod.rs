@@ -9,7 +9,6 @@ use std::io::{BufRead, BufReader, Write};
 use std::ops::Deref;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
 
 use rustix::process::Signal;
 use vhost_device_driver::memory::RegionSpec;
@@ -64,7 +63,7 @@ impl Daemon {
     /// until it is ready. The control socket is `control`.
     pub fn start(arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut command = Command::new(PROGRAM.0);
+        let mut command = PROGRAM.command();
         command.arg("-s").arg(directory.path().join("s"));
         command
             .arg("--sim-control")

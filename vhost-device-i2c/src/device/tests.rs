@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use proptest::prelude::*;
 use rustix::io::Errno;
 use vhost_device_driver::Buffer;
 use vhost_device_rig::Rig;
@@ -112,7 +113,7 @@ impl Bench {
         let mut access = Access::new(&["one", "two"], grants).unwrap();
         for &number in read_only {
             let address = Address::Seven(number);
-            assert!(access.protect(&(address..=address), 1));
+            access.protect(&(address..=address), 1);
         }
         let other: Arc<dyn Bus> = Arc::new(Sim::standard("two".to_owned(), false, 25.0));
         let first: Arc<dyn Bus> = spy.clone();
@@ -825,5 +826,116 @@ fn groups_of_which_nothing_is_left_are_not_kept() {
         bench.run_without_end();
         assert_eq!(bench.used(), [0; 128]);
         assert!(bench.device.is_idle());
+    }
+}
+
+/// What a guest, its bus and the time do.
+#[derive(Clone, Debug)]
+enum Deed {
+    /// Field `addr`, flags, bytes for the bus, and room with that for the status.
+    Request(u16, u32, usize, usize),
+    /// Less than a header.
+    Short(usize, usize),
+    Run,
+    RunWithoutEnd,
+    Wake,
+    Fail(usize, Errno),
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    let addr = prop_oneof![
+        4 => prop::sample::select(vec![REGISTERS, EEPROM, TROUBLE, NOBODY, 0x50f2, 0x21 << 1]),
+        1 => any::<u16>(),
+    ];
+    let flags = prop_oneof![4 => 0_u32..4, 1 => any::<u32>()];
+    let length = || {
+        prop_oneof![
+            6 => 0_usize..4,
+            1 => Just(MAX_MESSAGE_LEN),
+            1 => Just(MAX_MESSAGE_LEN + 1),
+        ]
+    };
+    let request =
+        (addr, flags, length(), length(), 0..8).prop_map(|(addr, flags, sent, room, odd)| {
+            match (flags & READ != 0, odd) {
+                (_, 0) => Deed::Request(addr, flags, sent, room),
+                (true, _) => Deed::Request(addr, flags, 0, room + 1),
+                (false, _) => Deed::Request(addr, flags, sent, 1),
+            }
+        });
+    let error = prop::sample::select(vec![Errno::NXIO, Errno::TIMEDOUT, Errno::OPNOTSUPP]);
+    prop_oneof![
+        16 => request,
+        1 => (1_usize..8, 0_usize..3).prop_map(|(sent, room)| Deed::Short(sent, room)),
+        2 => Just(Deed::Run),
+        2 => Just(Deed::RunWithoutEnd),
+        2 => Just(Deed::Wake),
+        1 => (0..4_usize, error).prop_map(|(done, error)| Deed::Fail(done, error)),
+    ]
+}
+
+proptest! {
+    /// Whatever is done: each request comes back once, those with an answer in their order;
+    /// nothing reaches a bus that is not granted, or is longer than it may be.
+    #[test]
+    fn i7_nothing_is_lost_and_nothing_more_is_granted(
+        deeds in prop::collection::vec(deed(), 1..120)
+    ) {
+        let own = [0x20, 0x30, 0x50].map(|number| Address::Seven(number)..=Address::Seven(number));
+        let grant = Grant { bus: 0, ranges: own.to_vec() };
+        let mut bench = Bench::with_access(&[grant], &[0x50]);
+        let mut sent = Vec::new();
+        for deed in deeds {
+            match deed {
+                Deed::Request(addr, flags, length, room) => {
+                    let header = bench.header(addr, flags);
+                    // All zeros: nothing that the device at 0x30 would fail for.
+                    let data = bench.rig.place(&vec![0; length]);
+                    let answer = bench.rig.place(&vec![UNTOUCHED; room]);
+                    let data = Buffer::readable(data, length as u32);
+                    let buffers = [header, data, Buffer::writable(answer, room as u32)];
+                    let buffers: Vec<_> = buffers.into_iter().filter(|b| b.len > 0).collect();
+                    let head = bench.rig.rings[0].add(&buffers).unwrap();
+                    sent.push((head, answer, room));
+                }
+                Deed::Short(length, room) => {
+                    let header = bench.rig.place(&vec![0; length]);
+                    let answer = bench.rig.alloc(room);
+                    let header = Buffer::readable(header, length as u32);
+                    let buffers = [header, Buffer::writable(answer, room as u32)];
+                    let buffers: Vec<_> = buffers.into_iter().filter(|b| b.len > 0).collect();
+                    let head = bench.rig.rings[0].add(&buffers).unwrap();
+                    sent.push((head, answer, 0));
+                }
+                Deed::Run => bench.run(),
+                Deed::RunWithoutEnd => bench.run_without_end(),
+                Deed::Wake => bench.wake(),
+                Deed::Fail(done, error) => bench.fail(&[Failure { done, error }]),
+            }
+        }
+        bench.run();
+        while !bench.device.is_idle() {
+            bench.wake();
+        }
+        prop_assert_eq!((bench.device.kept, bench.device.stored), (0, 0));
+        let used: Vec<_> = std::iter::from_fn(|| bench.rig.rings[0].pop_used()).collect();
+        prop_assert_eq!(used.len(), sent.len());
+        let answered: Vec<_> = used.iter().filter(|used| used.len > 0).collect();
+        let due: Vec<_> = sent.iter().filter(|(.., room)| *room > 0).collect();
+        prop_assert_eq!(answered.len(), due.len());
+        for (used, (head, answer, room)) in answered.into_iter().zip(due) {
+            prop_assert_eq!((used.head, used.len as usize), (*head, *room));
+            let status = bench.rig.guest.read_vec(answer + *room as u64 - 1, 1)[0];
+            prop_assert!(status == OK || status == ERR);
+        }
+        for transaction in bench.seen() {
+            prop_assert!((1..=MAX_MESSAGES).contains(&transaction.len()));
+            for (address, read, length) in transaction {
+                prop_assert!([0x20, 0x30, 0x50].contains(&address));
+                let is_free = read || address != 0x50;
+                let longest = if is_free { MAX_MESSAGE_LEN } else { 1 };
+                prop_assert!(length <= longest);
+            }
+        }
     }
 }

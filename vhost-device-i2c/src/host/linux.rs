@@ -43,14 +43,26 @@ const SYSFS: &str = "/sys/bus/i2c/devices";
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Its character device cannot be opened.
-    #[error("cannot open the bus {}: is i2c-dev loaded, and may this user open it?", .0.display())]
-    Open(PathBuf, #[source] io::Error),
+    #[error("cannot open the bus {}: {hint}", .path.display())]
+    Open {
+        /// The device.
+        path: PathBuf,
+        /// What to do about it.
+        hint: String,
+        /// Why.
+        source: io::Error,
+    },
     /// It is none.
     #[error("{} is no I2C bus", .0.display())]
     Kind(PathBuf),
     /// No bus has this name.
-    #[error("no bus is called \"{0}\": see /sys/bus/i2c/devices/i2c-*/name")]
-    NoName(String),
+    #[error("no bus is called \"{name}\": {hint}")]
+    NoName {
+        /// The name.
+        name: String,
+        /// What there is.
+        hint: String,
+    },
     /// Several have.
     #[error("several buses are called \"{name}\": say which by number, {numbers:?}")]
     ManyNames {
@@ -161,7 +173,13 @@ impl Linux {
     /// When there is none, or several; or it cannot be opened.
     pub fn by_name(name: &str) -> Result<Self, OpenError> {
         match find(Path::new(SYSFS), name)[..] {
-            [] => Err(OpenError::NoName(name.to_owned())),
+            [] => Err(OpenError::NoName {
+                name: name.to_owned(),
+                hint: match bus_number(name) {
+                    Some(number) => format!("/dev/i2c-{number} is written {number}"),
+                    None => there_are(Path::new(SYSFS)),
+                },
+            }),
             [number] => Self::by_number(number),
             ref numbers => Err(OpenError::ManyNames {
                 name: name.to_owned(),
@@ -183,7 +201,11 @@ impl Linux {
     }
 
     fn open(path: &Path) -> Result<Self, OpenError> {
-        let failed = |error| OpenError::Open(path.into(), error);
+        let failed = |source| OpenError::Open {
+            path: path.into(),
+            hint: hint(&source, path, Path::new(SYSFS)),
+            source,
+        };
         let file = OpenOptions::new().read(true).write(true).open(path);
         let file = file.map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
@@ -424,18 +446,55 @@ fn bus_number(name: &str) -> Option<u32> {
     name.strip_prefix("i2c-")?.parse().ok()
 }
 
-/// The numbers of the buses with this name.
-fn find(sysfs: &Path, name: &str) -> Vec<u32> {
+/// The buses that the kernel lists: numbers and names.
+fn buses(sysfs: &Path) -> Vec<(u32, String)> {
     let entries = fs::read_dir(sysfs).into_iter().flatten().flatten();
-    let mut numbers: Vec<_> = entries
+    let mut buses: Vec<_> = entries
         .filter_map(|entry| {
             let number = bus_number(entry.file_name().to_str()?)?;
-            let own = fs::read_to_string(entry.path().join("name")).ok()?;
-            (own.trim_end() == name).then_some(number)
+            let name = fs::read_to_string(entry.path().join("name")).ok()?;
+            Some((number, name.trim_end().to_owned()))
         })
         .collect();
-    numbers.sort_unstable();
-    numbers
+    buses.sort_unstable();
+    buses
+}
+
+/// The numbers of the buses with this name.
+fn find(sysfs: &Path, name: &str) -> Vec<u32> {
+    let buses = buses(sysfs).into_iter();
+    buses
+        .filter_map(|(number, own)| (own == name).then_some(number))
+        .collect()
+}
+
+/// What there is to choose from, for those who have named something else.
+fn there_are(sysfs: &Path) -> String {
+    let buses = buses(sysfs).into_iter();
+    let buses: Vec<_> = buses
+        .map(|(number, name)| format!("{number} ({name})"))
+        .collect();
+    match buses.is_empty() {
+        true => "this host has no I2C bus; sim is a simulated one".to_owned(),
+        false => format!("this host has the buses {}", buses.join(", ")),
+    }
+}
+
+/// What the user can do about a bus that cannot be opened.
+fn hint(error: &io::Error, path: &Path, sysfs: &Path) -> String {
+    let number = path.file_name().and_then(|name| bus_number(name.to_str()?));
+    let is_known = |number| buses(sysfs).iter().any(|(known, _)| *known == number);
+    match error.kind() {
+        io::ErrorKind::NotFound if number.is_some_and(is_known) => {
+            "the bus is there, its device is not: load i2c-dev (modprobe i2c-dev)".to_owned()
+        }
+        io::ErrorKind::NotFound => there_are(sysfs),
+        io::ErrorKind::PermissionDenied => {
+            "this user needs the right to read and write it (on Debian the group i2c has it)"
+                .to_owned()
+        }
+        _ => "its driver does not let it be opened".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -465,11 +524,36 @@ mod tests {
     }
 
     #[test]
+    fn test_who_names_no_bus_is_told_what_there_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let sysfs = directory.path();
+        let missing = io::ErrorKind::NotFound.into();
+        let hint = |error: &io::Error| hint(error, Path::new("/dev/i2c-4"), sysfs);
+        assert!(hint(&missing).contains("no I2C bus; sim is"));
+        for (number, name) in [(10, "ten"), (3, "three")] {
+            let bus = sysfs.join(format!("i2c-{number}"));
+            fs::create_dir(&bus).unwrap();
+            fs::write(bus.join("name"), format!("{name}\n")).unwrap();
+        }
+        assert_eq!(
+            hint(&missing),
+            "this host has the buses 3 (three), 10 (ten)"
+        );
+        fs::create_dir(sysfs.join("i2c-4")).unwrap();
+        fs::write(sysfs.join("i2c-4/name"), "four\n").unwrap();
+        assert!(hint(&missing).contains("modprobe i2c-dev"));
+        let denied = io::ErrorKind::PermissionDenied.into();
+        assert!(hint(&denied).contains("the right to read and write"));
+    }
+
+    #[test]
     fn test_what_is_no_bus_is_refused() {
         let error = Linux::by_path(Path::new("/dev/null")).unwrap_err();
         assert!(matches!(error, OpenError::Kind(_)), "{error}");
+        let error = Linux::by_name("i2c-7").unwrap_err().to_string();
+        assert!(error.contains("/dev/i2c-7 is written 7"), "{error}");
         let error = Linux::by_path(Path::new("/missing")).unwrap_err();
-        assert!(matches!(error, OpenError::Open(..)), "{error}");
+        assert!(matches!(error, OpenError::Open { .. }), "{error}");
         let error = Linux::by_path(Path::new("/tmp")).unwrap_err();
         assert!(matches!(error, OpenError::Kind(_)), "{error}");
     }

@@ -13,7 +13,7 @@ use std::fmt::Debug;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -125,10 +125,16 @@ impl Sim {
     fn play(&self, messages: &mut [Message<'_>]) -> Result<(), Failure> {
         let mut wires = self.wires();
         let mut result = wires.play(messages);
-        for _ in 0..wires.retries {
-            if result.is_err_and(|failure| failure.error == Errno::AGAIN) {
-                result = wires.play(messages);
-            }
+        let mut left = wires.retries;
+        let start = Instant::now();
+        // As in the kernel, not beyond the timeout: a group may make the bus busy for itself each
+        // time, and others wait for the bus.
+        while left > 0
+            && result.is_err_and(|failure| failure.error == Errno::AGAIN)
+            && start.elapsed() < wires.timeout
+        {
+            left -= 1;
+            result = wires.play(messages);
         }
         if result.is_err_and(|failure| failure.error == Errno::TIMEDOUT) {
             thread::sleep(wires.timeout);
@@ -421,8 +427,23 @@ mod tests {
         assert_eq!(write(&bus, 0x30, &[0]), busy);
         assert_eq!(write(&bus, 0x30, &[0]), Ok(()));
         write(&bus, 0x30, &[2, 3]).unwrap();
-        bus.set_retries(3).unwrap();
+        // As many as there may be cost a message that is done nothing.
+        bus.set_retries(u32::MAX).unwrap();
         assert_eq!(write(&bus, 0x30, &[0]), Ok(()));
+    }
+
+    #[test]
+    fn test_a_bus_that_stays_busy_is_given_up_after_the_timeout() {
+        let bus = sim(false);
+        bus.set_timeout(Duration::from_millis(1)).unwrap();
+        bus.set_retries(u32::MAX).unwrap();
+        let (mut answer, address) = ([0], Address::Seven(0x30));
+        // Each time it is tried, the device is told to be busy again.
+        let datas = [Data::Write(&[2, 255]), Data::Read(&mut answer)];
+        let failure = bus
+            .transfer(&mut datas.map(|data| Message { address, data }))
+            .unwrap_err();
+        assert_eq!(failure.error, Errno::AGAIN);
     }
 
     #[test]

@@ -59,6 +59,16 @@ impl Context<'_> {
     }
 }
 
+/// A command, and where what comes of it goes.
+#[derive(Debug)]
+pub(super) struct Call<'a, 'b> {
+    pub(super) header: Header,
+    pub(super) arguments: Arguments<'a>,
+    pub(super) results: &'a mut Results<'b>,
+    /// For what is told later.
+    pub(super) outbox: &'a mut Outbox,
+}
+
 /// A protocol with the resources that one guest sees.
 pub(super) trait Protocol {
     /// Its number.
@@ -76,14 +86,7 @@ pub(super) trait Protocol {
     fn attributes(&self, cx: Context<'_>, results: &mut Results<'_>) -> Done;
 
     /// Does a command that it [has](Protocol::has).
-    fn command(
-        &mut self,
-        cx: Context<'_>,
-        header: Header,
-        arguments: Arguments<'_>,
-        results: &mut Results<'_>,
-        outbox: &mut Outbox,
-    ) -> Done;
+    fn command(&mut self, cx: Context<'_>, call: Call<'_, '_>) -> Done;
 }
 
 /// The resources of a protocol that a guest sees, in its order.
@@ -371,19 +374,13 @@ impl Agent {
         }
     }
 
-    /// Does a command. With another status than SUCCESS, what is in `results` does not count.
-    pub(super) fn command(
-        &mut self,
-        hub: &Hub,
-        header: Header,
-        arguments: Arguments<'_>,
-        results: &mut Results<'_>,
-        outbox: &mut Outbox,
-    ) -> Status {
+    /// Does a command. With another status than SUCCESS, the results do not count.
+    pub(super) fn command(&mut self, hub: &Hub, call: Call<'_, '_>) -> Status {
         let cx = self.context(hub);
+        let header = call.header;
         let done = match header.is_command() {
             true => with_protocol!(&mut *self, header.protocol(), protocol => {
-                dispatch(protocol, cx, header, arguments, results, outbox)
+                dispatch(protocol, cx, call)
             }),
             false => Err(Status::ProtocolError.into()),
         };
@@ -468,25 +465,18 @@ impl Agent {
     }
 }
 
-fn dispatch<P: Protocol>(
-    protocol: &mut P,
-    cx: Context<'_>,
-    header: Header,
-    arguments: Arguments<'_>,
-    results: &mut Results<'_>,
-    outbox: &mut Outbox,
-) -> Done {
-    match header.message() {
+fn dispatch<P: Protocol>(protocol: &mut P, cx: Context<'_>, call: Call<'_, '_>) -> Done {
+    match call.header.message() {
         PROTOCOL_VERSION => {
-            arguments.none()?;
-            results.word(P::VERSION)?;
+            call.arguments.none()?;
+            call.results.word(P::VERSION)?;
         }
         PROTOCOL_ATTRIBUTES => {
-            arguments.none()?;
-            protocol.attributes(cx, results)?;
+            call.arguments.none()?;
+            protocol.attributes(cx, call.results)?;
         }
         PROTOCOL_MESSAGE_ATTRIBUTES => {
-            let [message] = arguments.words()?;
+            let [message] = call.arguments.words()?;
             let there = match u8::try_from(message) {
                 Ok(
                     PROTOCOL_VERSION
@@ -500,17 +490,17 @@ fn dispatch<P: Protocol>(
             if !there {
                 return Err(Status::NotFound.into());
             }
-            results.word(0)?;
+            call.results.word(0)?;
         }
         NEGOTIATE_PROTOCOL_VERSION => {
-            let [version] = arguments.words()?;
+            let [version] = call.arguments.words()?;
             // Minor versions differ in what an agent may do without.
             if version > P::VERSION || version >> 16 != P::VERSION >> 16 {
                 return Err(Status::NotSupported.into());
             }
         }
         message if protocol.has(cx, message) => {
-            protocol.command(cx, header, arguments, results, outbox)?;
+            return protocol.command(cx, call);
         }
         _ => return Err(Status::NotSupported.into()),
     }

@@ -1,8 +1,7 @@
 //! The base protocol (0x10): who is there, and which protocols.
 
-use super::agent::{Context, Protocol};
-use super::outbox::Outbox;
-use super::wire::{AGENT, Arguments, Done, Header, PLATFORM, Results, Status};
+use super::agent::{Call, Context, Protocol};
+use super::wire::{AGENT, Done, PLATFORM, Results, Status};
 
 const DISCOVER_VENDOR: u8 = 0x3;
 const DISCOVER_SUB_VENDOR: u8 = 0x4;
@@ -75,14 +74,13 @@ impl Protocol for Base {
         Ok(())
     }
 
-    fn command(
-        &mut self,
-        cx: Context<'_>,
-        header: Header,
-        arguments: Arguments<'_>,
-        results: &mut Results<'_>,
-        _outbox: &mut Outbox,
-    ) -> Done {
+    fn command(&mut self, cx: Context<'_>, call: Call<'_, '_>) -> Done {
+        let Call {
+            header,
+            arguments,
+            results,
+            ..
+        } = call;
         let platform = cx.hub.platform();
         match header.message() {
             DISCOVER_VENDOR => {

@@ -1,10 +1,9 @@
 //! The clock protocol (0x14).
 
-use super::agent::{Context, Found, Protocol, Told, View};
+use super::agent::{Call, Context, Found, Protocol, Told, View};
 use super::outbox::{Outbox, Subject};
 use super::wire::{
-    Arguments, Done, Failure, Header, MAX_COUNT, NoRoom, Results, Status, bits, count_and_left,
-    is_long,
+    Done, Failure, MAX_COUNT, NoRoom, Results, Status, bits, count_and_left, is_long,
 };
 use crate::host::{self, Clock, Guest, Rates, ResourceId};
 
@@ -234,14 +233,13 @@ impl Protocol for Clocks {
         Ok(())
     }
 
-    fn command(
-        &mut self,
-        cx: Context<'_>,
-        header: Header,
-        arguments: Arguments<'_>,
-        results: &mut Results<'_>,
-        outbox: &mut Outbox,
-    ) -> Done {
+    fn command(&mut self, cx: Context<'_>, call: Call<'_, '_>) -> Done {
+        let Call {
+            header,
+            arguments,
+            results,
+            outbox,
+        } = call;
         let clocks = &cx.hub.platform().clocks;
         match header.message() {
             ATTRIBUTES => {

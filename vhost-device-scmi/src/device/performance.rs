@@ -1,10 +1,8 @@
 //! The performance domain protocol (0x13).
 
-use super::agent::{Context, Found, Protocol, Told, View};
+use super::agent::{Call, Context, Found, Protocol, Told, View};
 use super::outbox::{Outbox, Subject};
-use super::wire::{
-    Arguments, Done, Header, MAX_COUNT, NoRoom, Results, Status, bits, count_and_left, is_long,
-};
+use super::wire::{Done, MAX_COUNT, NoRoom, Results, Status, bits, count_and_left, is_long};
 use crate::host::{self, Guest, Limits, Performance, PowerScale, Resource, ResourceId};
 
 const DOMAIN_ATTRIBUTES: u8 = 0x3;
@@ -175,14 +173,13 @@ impl Protocol for Performances {
         Ok(())
     }
 
-    fn command(
-        &mut self,
-        cx: Context<'_>,
-        header: Header,
-        arguments: Arguments<'_>,
-        results: &mut Results<'_>,
-        outbox: &mut Outbox,
-    ) -> Done {
+    fn command(&mut self, cx: Context<'_>, call: Call<'_, '_>) -> Done {
+        let Call {
+            header,
+            arguments,
+            results,
+            outbox,
+        } = call;
         let domains = &cx.hub.platform().performances;
         match header.message() {
             DOMAIN_ATTRIBUTES => {

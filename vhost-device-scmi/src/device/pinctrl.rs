@@ -1,9 +1,8 @@
 //! The pin control protocol (0x19).
 
-use super::agent::{Context, Protocol};
-use super::outbox::Outbox;
+use super::agent::{Call, Context, Protocol};
 use super::wire::{
-    Arguments, Done, Header, MAX_COUNT, NoRoom, Results, Status, bits, count_and_left, is_long,
+    Arguments, Done, MAX_COUNT, NoRoom, Results, Status, bits, count_and_left, is_long,
 };
 use crate::host::{Access, Guest, Members, PinSetting, Pinctrl, Pins, Resource};
 
@@ -209,14 +208,13 @@ impl Protocol for PinControl {
         Ok(())
     }
 
-    fn command(
-        &mut self,
-        cx: Context<'_>,
-        header: Header,
-        arguments: Arguments<'_>,
-        results: &mut Results<'_>,
-        _outbox: &mut Outbox,
-    ) -> Done {
+    fn command(&mut self, cx: Context<'_>, call: Call<'_, '_>) -> Done {
+        let Call {
+            header,
+            arguments,
+            results,
+            ..
+        } = call;
         let pinctrl = cx.hub.platform().pinctrl.as_ref();
         let pinctrl = &pinctrl.ok_or(Status::NotSupported)?.kind;
         match header.message() {

@@ -1,8 +1,8 @@
 //! The power domain protocol (0x11).
 
-use super::agent::{Context, Protocol, Told, View};
+use super::agent::{Call, Context, Protocol, Told, View};
 use super::outbox::{Outbox, Subject};
-use super::wire::{Arguments, Done, Header, Results, Status, bits, is_long};
+use super::wire::{Done, Results, Status, bits, is_long};
 use crate::host::{self, Guest, PowerState, ResourceId};
 
 const DOMAIN_ATTRIBUTES: u8 = 0x3;
@@ -72,14 +72,13 @@ impl Protocol for Powers {
         Ok(())
     }
 
-    fn command(
-        &mut self,
-        cx: Context<'_>,
-        header: Header,
-        arguments: Arguments<'_>,
-        results: &mut Results<'_>,
-        outbox: &mut Outbox,
-    ) -> Done {
+    fn command(&mut self, cx: Context<'_>, call: Call<'_, '_>) -> Done {
+        let Call {
+            header,
+            arguments,
+            results,
+            outbox,
+        } = call;
         let domains = &cx.hub.platform().powers;
         match header.message() {
             DOMAIN_ATTRIBUTES => {

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::agent::{Context, Found, Protocol, Told, View, is_subscription};
+use super::agent::{Call, Context, Found, Protocol, Told, View, is_subscription};
 use super::outbox::{Outbox, Subject};
-use super::wire::{Arguments, Done, Failure, Header, PLATFORM, Results, Status, bits, is_long};
+use super::wire::{Done, Failure, PLATFORM, Results, Status, bits, is_long};
 use crate::host::{self, Guest, PowerScale, Powercap, ResourceId};
 
 const DOMAIN_ATTRIBUTES: u8 = 0x3;
@@ -270,14 +270,13 @@ impl Protocol for Powercaps {
         Ok(())
     }
 
-    fn command(
-        &mut self,
-        cx: Context<'_>,
-        header: Header,
-        arguments: Arguments<'_>,
-        results: &mut Results<'_>,
-        outbox: &mut Outbox,
-    ) -> Done {
+    fn command(&mut self, cx: Context<'_>, call: Call<'_, '_>) -> Done {
+        let Call {
+            header,
+            arguments,
+            results,
+            outbox,
+        } = call;
         let domains = &cx.hub.platform().powercaps;
         match header.message() {
             DOMAIN_ATTRIBUTES => {

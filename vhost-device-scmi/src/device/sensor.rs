@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::agent::{Context, Found, Protocol, View, is_subscription};
+use super::agent::{Call, Context, Found, Protocol, View, is_subscription};
 use super::interval::{self, Rounding};
 use super::outbox::{Outbox, Subject};
 use super::wire::{
-    Arguments, Done, Failure, Header, MAX_COUNT, NoRoom, PLATFORM, Results, Status, bits,
+    Done, Failure, Header, MAX_COUNT, MAX_RESULTS, NoRoom, PLATFORM, Results, Status, bits,
     count_and_left, is_long,
 };
 use crate::host::{self, Axis, Intervals, Quantity, Resource, ResourceId, Sensor, Shape};
@@ -215,7 +215,7 @@ impl Sensors {
             let timestamps = self.states.get(index).is_some_and(|state| state.timestamps);
             match read(&found, timestamps) {
                 Ok(readings) => {
-                    let results = [&found.id().to_le_bytes(), &*readings.bytes].concat();
+                    let results = readings.behind(&[found.id()]);
                     outbox.respond(command, Status::Success, &results);
                 }
                 Err(error) => {
@@ -265,13 +265,14 @@ impl Sensors {
         let readings = read(sensor, state.timestamps)?;
         let id = sensor.id();
         if state.is_updated() {
-            let head = [PLATFORM.to_le_bytes(), id.to_le_bytes()].concat();
             let subject = Subject::of(Self::ID, UPDATE, id);
-            outbox.notify(subject, &[&*head, &readings.bytes].concat());
+            outbox.notify(subject, &readings.behind(&[PLATFORM, id]));
         }
-        if state.tell_trips {
+        if state.tell_trips
+            && let Some(&first) = readings.values().first()
+        {
             for (&trip, point) in &mut state.trips {
-                let Some(crossing) = point.see(readings.first) else {
+                let Some(crossing) = point.see(first) else {
                     continue;
                 };
                 let direction = u32::from(crossing == Crossing::Rising) << 16;
@@ -359,7 +360,7 @@ impl Sensors {
         match flags {
             0 => {
                 let timestamps = self.state(sensor)?.timestamps;
-                results.bytes(&read(sensor, timestamps)?.bytes)?;
+                read(sensor, timestamps)?.put(results)?;
                 Ok(())
             }
             ASYNC => {
@@ -419,26 +420,54 @@ impl Sensors {
     }
 }
 
-/// What is in a reading, as it goes over the queues.
+/// A reading, made. It is on the stack: a command for one costs no allocation.
 struct Readings {
-    first: i64,
-    bytes: Vec<u8>,
+    values: [i64; Shape::MAX_AXES],
+    width: usize,
+    /// Nanoseconds since the boot, or 0.
+    time: u64,
 }
 
-/// Reads a sensor: 16 bytes for each axis, the number and the time.
+impl Readings {
+    /// The numbers, one for each axis.
+    fn values(&self) -> &[i64] {
+        self.values.get(..self.width).unwrap_or(&self.values)
+    }
+
+    /// As it goes over the queues: 16 bytes for each axis, the number and the time.
+    fn put(&self, results: &mut Results<'_>) -> Result<(), NoRoom> {
+        for value in self.values() {
+            results.double(value.cast_unsigned())?;
+            results.double(self.time)?;
+        }
+        Ok(())
+    }
+
+    /// The same behind some words, for what is told later.
+    fn behind(&self, head: &[u32]) -> Vec<u8> {
+        let mut bytes: Vec<_> = head.iter().flat_map(|word| word.to_le_bytes()).collect();
+        // There is room for as many as there may be.
+        let _ = self.put(&mut Results::new(&mut bytes, MAX_RESULTS));
+        bytes
+    }
+}
+
+/// Reads a sensor.
 fn read(sensor: &Found<'_, Sensor>, timestamps: bool) -> host::Result<Readings> {
-    let mut values = vec![0; sensor.kind.width()];
-    let reading = sensor.kind.driver.read(&mut values)?;
+    let mut values = [0; Shape::MAX_AXES];
+    let width = sensor.kind.width().min(values.len());
+    let reading = sensor
+        .kind
+        .driver
+        .read(values.get_mut(..width).unwrap_or_default())?;
     let time = match timestamps {
         true => reading.timestamp.unwrap_or_else(since_boot),
         false => Duration::ZERO,
     };
-    let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    let axes = values.iter();
-    let bytes = axes.flat_map(|value| [value.to_le_bytes(), time.to_le_bytes()]);
     Ok(Readings {
-        first: values.first().copied().unwrap_or(0),
-        bytes: bytes.flatten().collect(),
+        values,
+        width,
+        time: u64::try_from(time.as_nanos()).unwrap_or(u64::MAX),
     })
 }
 
@@ -550,14 +579,13 @@ impl Protocol for Sensors {
         Ok(())
     }
 
-    fn command(
-        &mut self,
-        cx: Context<'_>,
-        header: Header,
-        arguments: Arguments<'_>,
-        results: &mut Results<'_>,
-        outbox: &mut Outbox,
-    ) -> Done {
+    fn command(&mut self, cx: Context<'_>, call: Call<'_, '_>) -> Done {
+        let Call {
+            header,
+            arguments,
+            results,
+            outbox,
+        } = call;
         let sensors = &cx.hub.platform().sensors;
         match header.message() {
             DESCRIPTION_GET => {

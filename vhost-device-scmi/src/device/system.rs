@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::agent::{Context, Protocol, is_subscription};
+use super::agent::{Call, Context, Protocol, is_subscription};
 use super::outbox::{Outbox, Subject};
-use super::wire::{Arguments, Done, Header, PLATFORM, Results, Status};
+use super::wire::{Done, PLATFORM, Results, Status};
 use crate::host::{Access, Guest, Resource, SystemPower, SystemState};
 use crate::hub::{Hub, SystemRequest};
 
@@ -96,14 +96,13 @@ impl Protocol for System {
         Ok(())
     }
 
-    fn command(
-        &mut self,
-        cx: Context<'_>,
-        header: Header,
-        arguments: Arguments<'_>,
-        results: &mut Results<'_>,
-        outbox: &mut Outbox,
-    ) -> Done {
+    fn command(&mut self, cx: Context<'_>, call: Call<'_, '_>) -> Done {
+        let Call {
+            header,
+            arguments,
+            results,
+            outbox,
+        } = call;
         match header.message() {
             STATE_SET => {
                 let [flags, wanted] = arguments.words()?;

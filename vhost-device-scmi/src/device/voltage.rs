@@ -1,10 +1,7 @@
 //! The voltage domain protocol (0x17).
 
-use super::agent::{Context, Found, Protocol, View};
-use super::outbox::Outbox;
-use super::wire::{
-    Arguments, Done, Header, MAX_COUNT, NoRoom, Results, Status, bits, count_and_left, is_long,
-};
+use super::agent::{Call, Context, Found, Protocol, View};
+use super::wire::{Done, MAX_COUNT, NoRoom, Results, Status, bits, count_and_left, is_long};
 use crate::host::{Levels, ResourceId, Voltage};
 
 const DOMAIN_ATTRIBUTES: u8 = 0x3;
@@ -92,14 +89,13 @@ impl Protocol for Voltages {
         Ok(())
     }
 
-    fn command(
-        &mut self,
-        cx: Context<'_>,
-        header: Header,
-        arguments: Arguments<'_>,
-        results: &mut Results<'_>,
-        _outbox: &mut Outbox,
-    ) -> Done {
+    fn command(&mut self, cx: Context<'_>, call: Call<'_, '_>) -> Done {
+        let Call {
+            header,
+            arguments,
+            results,
+            ..
+        } = call;
         let domains = &cx.hub.platform().voltages;
         match header.message() {
             DOMAIN_ATTRIBUTES => {

@@ -213,12 +213,6 @@ impl SimSensor {
             readings: AtomicU64::new(0),
         }
     }
-
-    fn numbers(&self, readings: u64) -> Vec<i64> {
-        let time = self.start.elapsed();
-        let waves = self.waves.lock();
-        waves.iter().map(|wave| wave.at(time, readings)).collect()
-    }
 }
 
 impl Driver for SimSensor {
@@ -233,9 +227,10 @@ impl Driver for SimSensor {
 
 impl SensorDriver for SimSensor {
     fn read(&self, values: &mut [i64]) -> Result<Reading> {
-        let numbers = self.numbers(self.readings.fetch_add(1, Ordering::Relaxed));
-        for (value, number) in values.iter_mut().zip(numbers) {
-            *value = number;
+        let readings = self.readings.fetch_add(1, Ordering::Relaxed);
+        let time = self.start.elapsed();
+        for (value, wave) in values.iter_mut().zip(self.waves.lock().iter()) {
+            *value = wave.at(time, readings);
         }
         Ok(Reading::default())
     }
@@ -243,9 +238,11 @@ impl SensorDriver for SimSensor {
 
 impl Simulated for SimSensor {
     fn state(&self) -> String {
-        let numbers = self.numbers(self.readings.load(Ordering::Relaxed));
-        let numbers: Vec<_> = numbers.iter().map(i64::to_string).collect();
-        numbers.join(",")
+        let readings = self.readings.load(Ordering::Relaxed);
+        let time = self.start.elapsed();
+        let waves = self.waves.lock();
+        let numbers = waves.iter().map(|wave| wave.at(time, readings).to_string());
+        numbers.collect::<Vec<_>>().join(",")
     }
 
     fn set(&self, text: &str) -> std::result::Result<(), String> {

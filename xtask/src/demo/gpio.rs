@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use vhost_device_guest::{Daemon, RunningGuest};
+use vhost_device_guest::{Arch, Daemon, RunningGuest};
 
 use super::{Report, Section};
 
 pub(super) const SECTION: Section = Section {
     title: "vhost-device-gpio: lines, in and out",
+    archs: Arch::ALL,
+    device_tree: "",
     daemon,
     show,
 };

@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use anyhow::Result;
-use vhost_device_guest::{Daemon, RunningGuest};
+use vhost_device_guest::{Arch, Daemon, RunningGuest};
 
 use super::{Report, Section};
 
 pub(super) const SECTION: Section = Section {
     title: "vhost-device-i2c: an EEPROM and a temperature sensor",
+    archs: Arch::ALL,
+    device_tree: "",
     daemon,
     show,
 };

@@ -3,13 +3,15 @@
 use std::path::Path;
 
 use anyhow::Result;
-use vhost_device_guest::{CommandOutput, Daemon, RunningGuest};
+use vhost_device_guest::{Arch, CommandOutput, Daemon, RunningGuest};
 
 use super::{Report, Section};
 use crate::style::Style;
 
 pub(super) const SECTION: Section = Section {
     title: "vhost-device-rng: entropy",
+    archs: Arch::ALL,
+    device_tree: "",
     daemon,
     show,
 };

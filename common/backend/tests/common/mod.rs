@@ -359,6 +359,11 @@ impl<R: Ring> RingGuest<R> {
         }
     }
 
+    /// A guest that has sent nothing.
+    pub fn prepare(stream: UnixStream, options: Options) -> Self {
+        Self::new(RingDriver::prepare(Frontend::new(stream), options))
+    }
+
     /// A guest whose device is brought up on `stream`.
     pub fn connect(stream: UnixStream, options: Options) -> Self {
         Self::new(RingDriver::with_stream(stream, options).unwrap())

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use rustix::fs::{MemfdFlags, memfd_create};
-use vhost_device_driver::guest::{DEFAULT_GUEST_ADDR, Step};
+use vhost_device_driver::guest::{DEFAULT_GUEST_ADDR, Options, Step};
 use vhost_device_driver::protocol::*;
 use vhost_device_driver::ring::Ring;
 use vhost_device_driver::{PackedRing, SplitRing};
@@ -69,8 +69,8 @@ fn page(addr: u64) -> u64 {
 }
 
 /// Off, on and off again while the rings run: what is marked is what was written.
-fn exactly_what_is_written_is_marked<R: Ring>() {
-    let (mut guest, session) = guest::<R>();
+fn exactly_what_is_written_is_marked<R: Ring>(options: Options) {
+    let (mut guest, session) = running_on::<R>(options.log_used());
     let log = Log::new(LOG_LEN);
     log.announce(&guest, LOG_LEN).unwrap();
     echo_apart(&mut guest);
@@ -104,12 +104,14 @@ fn exactly_what_is_written_is_marked<R: Ring>() {
 
 #[test]
 fn v8_exactly_what_is_written_through_a_split_ring_is_marked() {
-    exactly_what_is_written_is_marked::<SplitRing>();
+    exactly_what_is_written_is_marked::<SplitRing>(options());
+    exactly_what_is_written_is_marked::<SplitRing>(options().track_inflight());
 }
 
 #[test]
 fn v8_exactly_what_is_written_through_a_packed_ring_is_marked() {
-    exactly_what_is_written_is_marked::<PackedRing>();
+    exactly_what_is_written_is_marked::<PackedRing>(options());
+    exactly_what_is_written_is_marked::<PackedRing>(options().track_inflight());
 }
 
 #[test]

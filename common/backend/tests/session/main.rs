@@ -7,6 +7,7 @@
 mod common;
 
 mod hostile;
+mod inflight;
 mod log;
 mod memory;
 mod messages;

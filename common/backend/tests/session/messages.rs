@@ -46,8 +46,10 @@ fn c5_c9_exactly_what_is_done_is_offered() {
         VHOST_USER_PROTOCOL_F_LOG_SHMFD,
         VHOST_USER_PROTOCOL_F_REPLY_ACK,
         VHOST_USER_PROTOCOL_F_CONFIG,
+        VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD,
         VHOST_USER_PROTOCOL_F_RESET_DEVICE,
         VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
+        VHOST_USER_PROTOCOL_F_GET_VRING_BASE_INFLIGHT,
     ]);
     assert_eq!(protocol, expected);
 }

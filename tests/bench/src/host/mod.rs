@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use vhost_device_guest::setup::{self, Progress};
-use vhost_device_guest::{Guest, RunningGuest};
+use vhost_device_guest::{Arch, Guest, RunningGuest};
 
 pub(crate) use self::figures::Figures;
 use self::report::Report;
@@ -115,7 +115,7 @@ impl Comparison {
     }
 
     fn measure_all(&self, plan: &Plan) -> Result<Vec<Measured>> {
-        setup::run(&Progress::new())?;
+        setup::run(&[&Arch::X86_64], &Progress::new())?;
         let mut guest = self.boot(plan)?;
         let measured = self.loads.iter().map(|title| Measured {
             title: title.clone(),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use vhost_device_driver::{Buffer, GuestMemory, PackedRing, Ring, SplitRing};
 
 use super::measure::{DATA, RING, SIZE, Times, memory, sides_in_turn};
@@ -100,12 +100,12 @@ fn time<R: Ring, D: Device + Send>(
             if !warm && start.elapsed() >= cell / 4 {
                 (warm, chains, start) = (true, 0, Instant::now());
             }
-            if warm && start.elapsed() >= cell {
+            // On a busy machine the other CPU may be somebody else's for a while.
+            if warm && start.elapsed() >= cell && chains > 0 {
                 break;
             }
         }
         let spent = start.elapsed();
-        ensure!(chains > 0, "nothing came back");
         Ok(spent.as_secs_f64() * 1e9 / chains as f64)
     })
 }

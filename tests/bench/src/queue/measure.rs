@@ -11,7 +11,7 @@ use super::sides::{Bare, Device, Locked, Ours, Place};
 /// The ring: room for the largest batch of the longest chains.
 pub(super) const SIZE: u16 = 1024;
 /// How many chains are there when the device begins.
-const CHAINS: usize = 128;
+pub(super) const CHAINS: usize = 128;
 pub(super) const RING: u64 = 0x10_0000;
 const RING_ROOM: u64 = 0x1_0000;
 /// Where the regions of the buffers are, and how long each is.
@@ -123,44 +123,76 @@ pub(super) fn sides_in_turn(
     })
 }
 
+/// A ring, a driver that fills it, and the device that empties it.
+pub(super) struct Loop<R, D> {
+    ring: R,
+    device: D,
+    shape: Shape,
+    requests: Vec<(u64, Vec<Buffer>)>,
+    _memory: GuestMemory,
+}
+
+impl<R: Ring, D> Loop<R, D> {
+    pub(super) fn new(shape: Shape, make: impl FnOnce(Place<'_>) -> Result<D>) -> Result<Self> {
+        let memory = memory(shape.regions);
+        let layout = R::place_at(RING, SIZE);
+        let ring = R::create(&memory, layout, SIZE, shape.event_idx);
+        let device = make(Place {
+            memory: &memory,
+            layout,
+            size: SIZE,
+            event_idx: shape.event_idx,
+        })?;
+        Ok(Self {
+            ring,
+            device,
+            shape,
+            requests: (0..CHAINS).map(|n| buffers(shape, n)).collect(),
+            _memory: memory,
+        })
+    }
+
+    /// Fills the ring with [`CHAINS`], lets `work` empty it, which returns how many bytes there
+    /// were, and takes the answers. How long `work` took.
+    pub(super) fn turn(&mut self, work: impl FnOnce(&mut D) -> u64) -> Result<Duration> {
+        let shape = self.shape;
+        fill(&mut self.ring, shape, &self.requests);
+        let start = Instant::now();
+        let bytes = work(&mut self.device);
+        let spent = start.elapsed();
+        let expected = (CHAINS * shape.descriptors) as u64 * u64::from(BUFFER);
+        ensure!(
+            bytes == expected,
+            "{bytes} bytes, not {expected}: {shape:?}"
+        );
+        while self.ring.pop_used().is_some() {}
+        ensure!(self.ring.outstanding() == 0, "not every chain came back");
+        Ok(spent)
+    }
+}
+
+/// Empties the ring of [`CHAINS`] in batches. How many bytes there were.
+#[inline]
+pub(super) fn empty<D: Device>(device: &mut D, batch: usize) -> u64 {
+    (0..CHAINS / batch).map(|_| device.run(batch)).sum()
+}
+
 /// Nanoseconds for a chain.
 fn time<R: Ring, D: Device>(
     shape: Shape,
     cell: Duration,
     make: impl FnOnce(Place<'_>) -> Result<D>,
 ) -> Result<f64> {
-    let memory = memory(shape.regions);
-    let layout = R::place_at(RING, SIZE);
-    let mut ring = R::create(&memory, layout, SIZE, shape.event_idx);
-    let mut device = make(Place {
-        memory: &memory,
-        layout,
-        size: SIZE,
-        event_idx: shape.event_idx,
-    })?;
-    let requests: Vec<_> = (0..CHAINS).map(|n| buffers(shape, n)).collect();
+    let mut ring = Loop::<R, D>::new(shape, make)?;
     let mut spent = Duration::ZERO;
     let mut chains = 0u32;
-    let expected = (CHAINS * shape.descriptors) as u64 * u64::from(BUFFER);
     // The first times are for the caches and the branch predictors.
     for warm in [true, false] {
         (spent, chains) = (Duration::ZERO, 0);
         let limit = if warm { cell / 4 } else { cell };
         while spent < limit {
-            fill(&mut ring, shape, &requests);
-            let start = Instant::now();
-            let mut bytes = 0;
-            for _ in 0..CHAINS / shape.batch {
-                bytes += device.run(shape.batch);
-            }
-            spent += start.elapsed();
-            ensure!(
-                bytes == expected,
-                "{bytes} bytes, not {expected}: {shape:?}"
-            );
+            spent += ring.turn(|device| empty(device, shape.batch))?;
             chains += CHAINS as u32;
-            while ring.pop_used().is_some() {}
-            ensure!(ring.outstanding() == 0, "not every chain came back");
         }
     }
     Ok(spent.as_secs_f64() * 1e9 / f64::from(chains))

@@ -5,8 +5,10 @@
 //! | `sides` | the devices that are compared |
 //! | `measure` | the device alone, in alternating rounds |
 //! | `across` | driver and device on two CPUs |
+//! | `count` | instructions instead of times |
 
 mod across;
+mod count;
 mod measure;
 mod sides;
 
@@ -62,6 +64,11 @@ struct Figures {
 
 /// Measures, prints, and writes if wanted.
 pub(crate) fn run(cli: &Cli) -> Result<()> {
+    match (cli.count, cli.inside) {
+        (true, None) => return count::run(cli.write),
+        (true, Some(_)) => return count::inside(),
+        (false, _) => {}
+    }
     let machine = Machine::find()?;
     let cpus = Cpus::find(Placement::Together)?;
     let (rounds, cell) = (cli.rounds_or(9, 3), cli.cell_or(4, 1));

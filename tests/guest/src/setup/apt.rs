@@ -1,51 +1,20 @@
-//! Debian packages, installed or only downloaded, with apt.
-//!
-//! The sources that this needs are Debian 12's, with backports and security
-//! updates. They are given to apt with a directory of lists of their own, in a
-//! temporary directory: the machine's sources and lists stay as they are.
+//! Debian packages, installed with apt.
 
-use std::cell::OnceCell;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use tempfile::TempDir;
+use anyhow::{Result, bail, ensure};
 
 use super::cache::LockedCache;
+use super::packages::Packages;
 use super::progress::Progress;
 
 /// The release whose packages are installed.
 const RELEASE: &str = "bookworm";
 const BACKPORTS: &str = "bookworm-backports";
-
-const SOURCES: &str = "\
-Types: deb
-URIs: http://deb.debian.org/debian
-Suites: bookworm bookworm-updates bookworm-backports
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-
-Types: deb
-URIs: http://deb.debian.org/debian-security
-Suites: bookworm-security
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-";
-
-/// How often the lists are asked for, and how long is waited in between.
-const UPDATE_TRIES: u32 = 3;
-const UPDATE_PAUSE: Duration = Duration::from_secs(5);
-
-/// A package, and the series of versions that will do.
-pub(crate) struct Pin {
-    pub(crate) package: &'static str,
-    pub(crate) version: &'static str,
-}
 
 /// Something that must be on the machine, and the package that brings it.
 pub(crate) struct Tool {
@@ -75,7 +44,7 @@ impl Tool {
         }
     }
 
-    fn is_there(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         match self.probe {
             Probe::File(path) => Path::new(path).exists(),
             Probe::Program(program) => env::var_os("PATH").is_some_and(|path| {
@@ -85,26 +54,21 @@ impl Tool {
     }
 }
 
-/// A package that was downloaded.
-pub(crate) struct Deb {
-    pub(crate) path: PathBuf,
-    pub(crate) version: String,
-}
-
-/// Debian's packages. The lists are downloaded with the first use.
+/// This machine's packages.
 pub(crate) struct Apt<'a> {
-    cache: &'a LockedCache,
-    progress: &'a Progress,
-    directory: OnceCell<TempDir>,
+    packages: Packages<'a>,
 }
 
 impl<'a> Apt<'a> {
     pub(crate) fn new(cache: &'a LockedCache, progress: &'a Progress) -> Self {
         Self {
-            cache,
-            progress,
-            directory: OnceCell::new(),
+            packages: Packages::own(cache, progress),
         }
+    }
+
+    /// The packages of the machine's architecture, to be unpacked.
+    pub(crate) fn packages(&self) -> &Packages<'a> {
+        &self.packages
     }
 
     /// Installs the packages of those tools that are missing; `purpose` says
@@ -150,13 +114,13 @@ impl<'a> Apt<'a> {
                 packages.join(" ")
             );
         };
-        let directory = self.directory()?;
+        let directory = self.packages.directory()?;
         let from = suite.unwrap_or(RELEASE);
         let title = format!("Installing {} from {from}", packages.join(" "));
-        self.progress.step(&title, |step| {
+        self.packages.progress.step(&title, |step| {
             let mut words: Vec<OsString> = root;
             words.extend(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"].map(Into::into));
-            words.extend(options(directory));
+            words.extend(self.packages.options(directory));
             words.extend(["install", "--yes", "--no-install-recommends"].map(Into::into));
             words.extend(suite.map(|suite| format!("--target-release={suite}").into()));
             words.extend(packages.iter().map(Into::into));
@@ -164,83 +128,6 @@ impl<'a> Apt<'a> {
             step.command(command.args(&words[1..]), &directory.join("log"))
         })
     }
-
-    /// Downloads a package into the directory `to`, installing nothing.
-    pub(crate) fn download(&self, pin: &Pin, to: &Path) -> Result<Deb> {
-        let directory = self.directory()?;
-        let Pin { package, version } = pin;
-        let title = format!("Downloading {package} {version}");
-        self.progress.step(&title, |step| {
-            let mut command = Command::new("apt-get");
-            command.args(options(directory)).arg("download");
-            command.arg(format!("{package}={version}"));
-            step.command(command.current_dir(to), &directory.join("log"))
-        })?;
-        let path = find_deb(package, to)?;
-        let version = deb_version(&path)?;
-        Ok(Deb { path, version })
-    }
-
-    /// The directory with the lists, made and filled at first.
-    fn directory(&self) -> Result<&Path> {
-        if self.directory.get().is_none() {
-            let directory = self.cache.temporary()?;
-            self.update(directory.path())?;
-            // It was empty: nobody else has this cell.
-            let _ = self.directory.set(directory);
-        }
-        let directory = self.directory.get().context("no lists of packages")?;
-        Ok(directory.path())
-    }
-
-    fn update(&self, directory: &Path) -> Result<()> {
-        for sub in ["lists/partial", "archives/partial", "sources"] {
-            fs::create_dir_all(directory.join(sub))?;
-        }
-        fs::write(directory.join("sources/debian.sources"), SOURCES)?;
-        for attempt in 1.. {
-            let title = match attempt {
-                1 => "Asking Debian for its lists of packages".to_owned(),
-                again => format!("Asking Debian for its lists of packages, try {again}"),
-            };
-            let result = self.progress.step(&title, |step| {
-                let mut command = Command::new("apt-get");
-                command.args(options(directory)).arg("update");
-                // Without this, apt-get takes old or no lists for success.
-                command.arg("--error-on=any");
-                step.command(&mut command, &directory.join("log"))
-            });
-            match result {
-                Err(_) if attempt < UPDATE_TRIES => thread::sleep(UPDATE_PAUSE),
-                result => return result,
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Makes apt use our sources, with lists and archives in this directory.
-fn options(directory: &Path) -> Vec<OsString> {
-    let own = |key: &str, sub: &str| {
-        let mut option = OsString::from(format!("{key}="));
-        option.push(directory.join(sub));
-        option
-    };
-    let settings = [
-        own("Dir::State::lists", "lists"),
-        own("Dir::Cache::archives", "archives"),
-        own("Dir::Cache::pkgcache", "pkgcache.bin"),
-        own("Dir::Cache::srcpkgcache", "srcpkgcache.bin"),
-        own("Dir::Etc::SourceParts", "sources"),
-        "Dir::Etc::SourceList=/dev/null".into(),
-        // The directory may be one that apt's own user cannot enter.
-        "APT::Sandbox::User=root".into(),
-        "Acquire::Languages=none".into(),
-        "Acquire::Retries=3".into(),
-        "DPkg::Lock::Timeout=300".into(),
-    ];
-    let options = settings.into_iter();
-    options.flat_map(|setting| ["-o".into(), setting]).collect()
 }
 
 /// What a user can run to install these; backports may not be in apt's sources.
@@ -272,30 +159,4 @@ fn as_root() -> Option<Vec<OsString>> {
     sudo.args(["-n", "true"]).stderr(Stdio::null());
     let works = sudo.status().is_ok_and(|status| status.success());
     works.then(|| ["sudo", "-n"].map(Into::into).to_vec())
-}
-
-fn find_deb(package: &str, directory: &Path) -> Result<PathBuf> {
-    let prefix = format!("{package}_");
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with(&prefix) && name.ends_with(".deb") {
-            return Ok(entry.path());
-        }
-    }
-    bail!("apt-get download left no {prefix}*.deb")
-}
-
-fn deb_version(path: &Path) -> Result<String> {
-    let mut command = Command::new("dpkg-deb");
-    let output = command.args(["--field"]).arg(path).arg("Version").output();
-    let output = output.context("cannot run dpkg-deb")?;
-    ensure!(
-        output.status.success(),
-        "dpkg-deb cannot read {}: {}",
-        path.display(),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -2,13 +2,11 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::apt::{Apt, Pin};
 use super::cache::{Cache, Entry, LockedCache};
-use super::progress::Progress;
+use super::packages::{Packages, Pin};
 use crate::arch::Arch;
 
 const PIN: Pin = Pin {
@@ -29,26 +27,16 @@ pub(crate) fn find(arch: &Arch, cache: &Cache) -> Result<Option<PathBuf>> {
 }
 
 /// Puts the program into the cache unless it is there.
-pub(crate) fn extract(
-    arch: &Arch,
-    cache: &LockedCache,
-    apt: &Apt<'_>,
-    progress: &Progress,
-) -> Result<()> {
+pub(crate) fn extract(arch: &Arch, cache: &LockedCache, packages: &Packages<'_>) -> Result<()> {
     if find(arch, cache.cache())?.is_some() {
         return Ok(());
     }
     let work = cache.temporary()?;
-    let deb = apt.download(&PIN, work.path())?;
     let root = work.path().join("root");
-    progress.step(&format!("Unpacking busybox {}", deb.version), |step| {
-        let mut command = Command::new("dpkg");
-        command.arg("-x").arg(&deb.path).arg(&root);
-        step.command(&mut command, &work.path().join("log"))
-    })?;
+    let version = packages.unpack(&PIN, &root)?;
     let made = work.path().join("made");
     fs::create_dir(&made)
         .and_then(|()| fs::rename(root.join("bin/busybox"), made.join("busybox")))
         .context("cannot take busybox out of its package")?;
-    cache.publish(&made, &entry(arch), &deb.version)
+    cache.publish(&made, &entry(arch), &version)
 }

@@ -10,8 +10,9 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use super::apt::{Apt, Pin, Tool};
+use super::apt::{Apt, Tool};
 use super::cache::{Cache, LockedCache};
+use super::packages::Pin;
 use super::progress::Progress;
 
 /// The program `name` of the crate of this name, at exactly this version,
@@ -109,7 +110,9 @@ impl Program<'_> {
             .map(|tool| Tool::program(tool, tool))
             .collect();
         apt.install_tools(&format!("building {name}"), &tools)?;
-        unpack(build.packages, &root, &apt, cache, progress)?;
+        for &(package, version) in build.packages {
+            apt.packages().unpack(&Pin { package, version }, &root)?;
+        }
         let made = work.path().join("made");
         let install = |how: &str, options: &[&str]| {
             let title = format!("Installing {name} {version} of crates.io{how}");
@@ -150,26 +153,6 @@ impl Program<'_> {
     fn program_in(&self, root: &Path) -> PathBuf {
         root.join("bin").join(self.name)
     }
-}
-
-/// Unpacks packages into the directory `root`.
-fn unpack(
-    packages: &[(&'static str, &'static str)],
-    root: &Path,
-    apt: &Apt<'_>,
-    cache: &LockedCache,
-    progress: &Progress,
-) -> Result<()> {
-    for &(package, version) in packages {
-        let debs = cache.temporary()?;
-        let deb = apt.download(&Pin { package, version }, debs.path())?;
-        progress.step(&format!("Unpacking {package} {}", deb.version), |step| {
-            let mut command = Command::new("dpkg");
-            command.arg("-x").arg(&deb.path).arg(root);
-            step.command(&mut command, &debs.path().join("log"))
-        })?;
-    }
-    Ok(())
 }
 
 fn variables<'a>(

@@ -28,10 +28,10 @@ pub(crate) fn write(to: &Path, images: &Images, programs: &Programs) -> io::Resu
     for applet in ["sh", "mount"] {
         archive.link(&format!("bin/{applet}"), "busybox")?;
     }
-    let tools = tools::files(&images.tools);
+    let tools = tools::files(images.arch, &images.tools);
     // This machine's C library runs the tools too; theirs may be too old for the programs.
-    for (name, path) in tools.filter(|(name, _)| !own.contains(name)) {
-        archive.program(name, &fs::read(path)?)?;
+    for (name, path) in tools.filter(|(name, _)| !own.contains(name.as_str())) {
+        archive.program(&name, &fs::read(path)?)?;
     }
     for name in own {
         archive.program(name, &fs::read(Path::new("/").join(name))?)?;

@@ -1,5 +1,6 @@
-//! The guest's kernel, built of Debian's source with a small configuration.
+//! The guests' kernels, built of Debian's source with a small configuration.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,8 +8,9 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::apt::{Apt, Pin, Tool};
+use super::apt::{Apt, Tool};
 use super::cache::{Cache, Entry, LockedCache};
+use super::packages::Pin;
 use super::progress::{Progress, Step};
 use crate::arch::Arch;
 
@@ -17,7 +19,7 @@ const SOURCE: Pin = Pin {
     version: "6.12.*",
 };
 /// The source inside the package.
-const TARBALL: &str = "./usr/src/linux-source-6.12.tar.xz";
+const TARBALL: &str = "usr/src/linux-source-6.12.tar.xz";
 /// To be counted up when the way of building changes what comes out.
 const RECIPE: &str = "recipe 1";
 
@@ -57,71 +59,100 @@ fn entry<'a>(arch: &Arch, made_of: &'a [&'a str]) -> Entry<'a> {
     }
 }
 
-/// Builds the kernel into the cache unless it is there.
+/// Builds the kernels that are not in the cache into it, of one unpacked source.
 pub(crate) fn build(
-    arch: &Arch,
+    archs: &[&Arch],
     cache: &LockedCache,
     apt: &Apt<'_>,
     progress: &Progress,
 ) -> Result<()> {
-    if find(arch, cache.cache())?.is_some() {
+    let mut missing = Vec::new();
+    for &arch in archs {
+        if find(arch, cache.cache())?.is_none() {
+            missing.push(arch);
+        }
+    }
+    if missing.is_empty() {
         return Ok(());
     }
-    apt.install_tools("building the guests' kernel", &TOOLS)?;
+    let foreign = missing.iter().filter(|arch| !arch.is_own());
+    let compilers = foreign.map(|arch| {
+        let (program, package) = arch.cross_compiler;
+        Tool::program(package, program)
+    });
+    let tools: Vec<_> = TOOLS.into_iter().chain(compilers).collect();
+    apt.install_tools("building the guests' kernels", &tools)?;
+
     let work = cache.temporary()?;
-    let deb = apt.download(&SOURCE, work.path())?;
-    let build = Build {
-        arch,
-        source: work.path().join("source"),
-        log: work.path().join("log"),
-    };
-    let version = &deb.version;
-    progress.step(&format!("Unpacking Linux {version} (1.6 GB)"), |step| {
-        build.unpack(step, &deb.path)
+    let package = work.path().join("package");
+    let version = apt.packages().unpack(&SOURCE, &package)?;
+    let source = work.path().join("source");
+    let log = work.path().join("log");
+    let title = format!("Unpacking the source of Linux {version} (1.6 GB)");
+    progress.step(&title, |step| {
+        unpack(&package.join(TARBALL), &source, step, &log)
     })?;
-    progress.step("Configuring the guests' kernel", |step| {
-        build.configure(step)
-    })?;
-    let title = "Building the guests' kernel, once (5 minutes on 2 cores)";
-    progress.step(title, |step| build.make(step))?;
-    let made = work.path().join("made");
-    build.collect(&made).context("cannot keep the kernel")?;
-    cache.publish(&made, &entry(arch, &[arch.fragment, RECIPE]), version)?;
-    let title = "Removing the source and what the build left";
+    for arch in missing {
+        let build = Build {
+            arch,
+            source: &source,
+            objects: work.path().join(arch.name),
+            log: &log,
+        };
+        let made = build.run(progress)?;
+        cache.publish(&made, &entry(arch, &[arch.fragment, RECIPE]), &version)?;
+    }
+    let title = "Removing the source and what the builds left";
     progress.step(title, |_| Ok(work.close()?))
+}
+
+fn unpack(tarball: &Path, source: &Path, step: &Step<'_>, log: &Path) -> Result<()> {
+    fs::create_dir(source)?;
+    let mut command = Command::new("tar");
+    command.args(["-x", "--xz", "--strip-components=1", "-f"]);
+    step.command(command.arg(tarball).arg("-C").arg(source), log)
 }
 
 /// A build that is being made.
 struct Build<'a> {
     arch: &'a Arch,
-    source: PathBuf,
-    log: PathBuf,
+    source: &'a Path,
+    /// The directory for what the build makes; the source stays as it is.
+    objects: PathBuf,
+    log: &'a Path,
 }
 
 impl Build<'_> {
-    fn unpack(&self, step: &Step<'_>, deb: &Path) -> Result<()> {
-        fs::create_dir(&self.source)?;
-        let script = "set -o pipefail; dpkg-deb --fsys-tarfile \"$1\" \
-            | tar -xO \"$2\" | tar -xJ --strip-components=1 -C \"$3\"";
-        let mut command = Command::new("bash");
-        command.args(["-c", script, "unpack"]);
-        command.arg(deb).arg(TARBALL).arg(&self.source);
-        step.command(&mut command, &self.log)
+    /// Returns the directory with what a guest boots.
+    fn run(&self, progress: &Progress) -> Result<PathBuf> {
+        let Self { arch, objects, .. } = self;
+        fs::create_dir(objects).context("cannot make a directory for the build")?;
+        let title = format!("Configuring the guests' kernel for {}", arch.name);
+        progress.step(&title, |step| self.configure(step))?;
+        let title = format!(
+            "Building the guests' kernel for {}, once (5 minutes on 2 cores)",
+            arch.name
+        );
+        progress.step(&title, |step| self.make(step))?;
+        let made = objects.join("made");
+        self.collect(&made).context("cannot keep the kernel")?;
+        Ok(made)
     }
 
     /// `tinyconfig`, and what the fragment says on top.
     fn configure(&self, step: &Step<'_>) -> Result<()> {
-        step.command(self.make_command().arg("tinyconfig"), &self.log)?;
-        let path = self.source.join(".config");
+        step.command(self.make_command().arg("tinyconfig"), self.log)?;
+        let path = self.objects.join(".config");
         let tiny = fs::read_to_string(&path).context("cannot read tinyconfig's .config")?;
         fs::write(&path, format!("{tiny}\n{}", self.arch.fragment))?;
-        step.command(self.make_command().arg("olddefconfig"), &self.log)?;
+        step.command(self.make_command().arg("olddefconfig"), self.log)?;
         let config = fs::read_to_string(&path).context("cannot read the kernel's .config")?;
         let missing = missing_symbols(self.arch.fragment, &config);
         ensure!(
             missing.is_empty(),
             "the kernel's configuration did not take {}: it does not have them, or something \
-             that they depend on is not set; correct tests/guest/kernels/{}.config",
+             that they depend on is not set; correct common.config or {}.config in \
+             tests/guest/kernels",
             missing.join(", "),
             self.arch.name
         );
@@ -133,16 +164,22 @@ impl Build<'_> {
         let mut command = self.make_command();
         command.arg(format!("-j{jobs}"));
         command.args([self.arch.image_target, "modules"]);
-        step.command(&mut command, &self.log)
+        step.command(&mut command, self.log)
     }
 
     fn make_command(&self) -> Command {
         let mut command = Command::new("make");
-        command.arg("-C").arg(&self.source);
-        command.arg(format!("ARCH={}", self.arch.name));
+        command.arg("-C").arg(self.source);
+        let mut objects = OsString::from("O=");
+        objects.push(&self.objects);
+        command.arg(objects);
+        command.arg(format!("ARCH={}", self.arch.kernel));
         // An outer make's options, or another kernel's, are not for this one.
         for variable in ["MAKEFLAGS", "CROSS_COMPILE", "KCONFIG_CONFIG", "KCFLAGS"] {
             command.env_remove(variable);
+        }
+        if !self.arch.is_own() {
+            command.arg(format!("CROSS_COMPILE={}-", self.arch.triplet));
         }
         command
     }
@@ -151,15 +188,15 @@ impl Build<'_> {
     fn collect(&self, made: &Path) -> Result<()> {
         let modules = made.join("modules");
         fs::create_dir_all(&modules)?;
-        fs::rename(self.source.join(self.arch.image_path), made.join("image"))?;
+        fs::rename(self.objects.join(self.arch.image_path), made.join("image"))?;
         // A line a module, by the name of its object.
-        let order = fs::read_to_string(self.source.join("modules.order"))?;
+        let order = fs::read_to_string(self.objects.join("modules.order"))?;
         for object in order.lines().map(Path::new) {
             let Some(name) = object.file_stem() else {
                 bail!("modules.order has a line that is no object");
             };
             let name = Path::new(name).with_extension("ko");
-            let built = self.source.join(object.with_extension("ko"));
+            let built = self.objects.join(object.with_extension("ko"));
             fs::rename(built, modules.join(name))?;
         }
         Ok(())

@@ -5,18 +5,20 @@
 //! packages. What was built stays in the cache; when nothing is missing,
 //! nothing is downloaded and apt is not asked. [`find`] only looks.
 //! [`install_crate`] is apart from guests: it installs a program of crates.io
-//! into the same cache.
+//! into the same cache. So are the [`Arm64`] tools.
 //!
 //! Versions are pinned to a series and not exactly, because Debian's mirrors
 //! keep only the latest of each.
 
 mod apt;
+mod arm64;
 mod busybox;
 mod cache;
 mod cpio;
 mod crates;
 mod initramfs;
 mod kernel;
+mod packages;
 mod progress;
 mod qemu;
 mod tools;
@@ -26,11 +28,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::arch::Arch;
+use crate::device_tree::DTC_PROGRAM;
 use crate::programs::Programs;
-use apt::Apt;
+use apt::{Apt, Tool};
+pub use arm64::{Arm64, TARGET as ARM64_TARGET};
 use cache::Cache;
 pub use crates::{Build, install_crate, install_crate_with};
+use packages::Packages;
 pub use progress::Progress;
+
+/// What makes device trees.
+const DTC: Tool = Tool::program("device-tree-compiler", DTC_PROGRAM);
 
 /// What a guest is booted from.
 #[derive(Debug)]
@@ -52,26 +60,61 @@ impl Images {
     }
 }
 
-/// Makes everything that guests need be there, saying what it does.
-pub fn run(progress: &Progress) -> Result<Images> {
-    let arch = &Arch::X86_64;
+/// Makes everything that guests of these architectures need be there, saying
+/// what it does.
+pub fn run(archs: &[&'static Arch], progress: &Progress) -> Result<()> {
     let cache = Cache::open()?;
-    if let Some(images) = look(arch, &cache)? {
-        return Ok(images);
+    let mut missing = Vec::new();
+    for &arch in archs {
+        if look(arch, &cache)?.is_none() {
+            missing.push(arch);
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
     }
     let cache = cache.lock(progress)?;
     let apt = Apt::new(&cache, progress);
-    qemu::install(arch, &apt)?;
-    kernel::build(arch, &cache, &apt, progress)?;
-    busybox::extract(arch, &cache, &apt, progress)?;
-    tools::extract(arch, &cache, &apt, progress)?;
-    find()
+    for arch in &missing {
+        qemu::install(arch, &apt)?;
+        if arch.has_device_tree {
+            apt.install_tools("guests' device trees", &[DTC])?;
+        }
+    }
+    kernel::build(&missing, &cache, &apt, progress)?;
+    for arch in missing {
+        let foreign = Packages::foreign(&cache, progress, arch.debian);
+        let packages = if arch.is_own() {
+            apt.packages()
+        } else {
+            &foreign
+        };
+        busybox::extract(arch, &cache, packages)?;
+        tools::extract(arch, &cache, packages)?;
+        find(arch)?;
+    }
+    Ok(())
 }
 
-/// What guests need, when [`run`] made it be there before.
-pub fn find() -> Result<Images> {
-    look(&Arch::X86_64, &Cache::open()?)?
-        .context("the guests are not set up: run `cargo xtask setup`")
+/// Installs a Debian package unless the program that it brings is there.
+pub fn require(
+    purpose: &str,
+    package: &'static str,
+    program: &'static str,
+    progress: &Progress,
+) -> Result<()> {
+    let cache = Cache::open()?.lock(progress)?;
+    Apt::new(&cache, progress).install_tools(purpose, &[Tool::program(package, program)])
+}
+
+/// What guests of this architecture need, when [`run`] made it be there before.
+pub fn find(arch: &'static Arch) -> Result<Images> {
+    look(arch, &Cache::open()?)?.with_context(|| {
+        format!(
+            "the guests for {} are not set up: run `cargo xtask setup`",
+            arch.name
+        )
+    })
 }
 
 fn look(arch: &'static Arch, cache: &Cache) -> Result<Option<Images>> {
@@ -79,7 +122,7 @@ fn look(arch: &'static Arch, cache: &Cache) -> Result<Option<Images>> {
         kernel::find(arch, cache)?,
         busybox::find(arch, cache)?,
         tools::find(arch, cache)?,
-        qemu::is_installed(arch),
+        qemu::is_installed(arch) && (!arch.has_device_tree || DTC.is_there()),
     ) else {
         return Ok(None);
     };

@@ -6,13 +6,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::apt::{Apt, Pin};
 use super::cache::{Cache, Entry, LockedCache};
-use super::progress::Progress;
+use super::packages::{Packages, Pin};
 use crate::arch::Arch;
 
 /// A package, and the files of it that the guest gets.
@@ -21,7 +19,8 @@ struct Package {
     files: &'static [File],
 }
 
-/// A file's path in its package and in the guest.
+/// A file's path in its package and in the guest, without the first `/`. The
+/// names of [`Arch`]'s fields in braces stand for their values.
 struct File {
     from: &'static str,
     to: &'static str,
@@ -63,7 +62,7 @@ const PACKAGES: [Package; 5] = [
             version: "4.3-*",
         },
         files: &[File {
-            from: "usr/lib/x86_64-linux-gnu/libi2c.so.0",
+            from: "usr/lib/{triplet}/libi2c.so.0",
             to: "lib/libi2c.so.0",
         }],
     },
@@ -105,7 +104,7 @@ const PACKAGES: [Package; 5] = [
             version: "1.6.*",
         },
         files: &[File {
-            from: "usr/lib/x86_64-linux-gnu/libgpiod.so.2",
+            from: "usr/lib/{triplet}/libgpiod.so.2",
             to: "lib/libgpiod.so.2",
         }],
     },
@@ -116,12 +115,12 @@ const PACKAGES: [Package; 5] = [
         },
         files: &[
             File {
-                from: "lib/x86_64-linux-gnu/libc.so.6",
+                from: "lib/{triplet}/libc.so.6",
                 to: "lib/libc.so.6",
             },
             File {
-                from: "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
-                to: "lib64/ld-linux-x86-64.so.2",
+                from: "lib/{triplet}/{loader}",
+                to: "{loader_directory}/{loader}",
             },
         ],
     },
@@ -130,38 +129,45 @@ const PACKAGES: [Package; 5] = [
 /// Directories of the guest that the files are in, besides those that it has.
 pub(crate) const DIRECTORIES: [&str; 5] = ["lib", "lib64", "usr", "usr/bin", "usr/sbin"];
 
-fn file_names() -> Vec<&'static str> {
+/// A path with the names in braces replaced.
+fn expand(path: &str, arch: &Arch) -> String {
+    path.replace("{triplet}", arch.triplet)
+        .replace("{loader_directory}", arch.loader_directory)
+        .replace("{loader}", arch.loader)
+}
+
+/// The files' paths in the guest.
+fn file_names(arch: &Arch) -> Vec<String> {
     let packages = PACKAGES.iter();
     let files = packages.flat_map(|package| package.files);
-    files.map(|file| file.to).collect()
+    files.map(|file| expand(file.to, arch)).collect()
+}
+
+/// Does something with the cache's entry for the files.
+fn with_entry<T>(arch: &Arch, work: impl FnOnce(&Entry<'_>) -> T) -> T {
+    let names = file_names(arch);
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    work(&Entry {
+        what: format!("tools-{}", arch.name),
+        made_of: &names,
+    })
 }
 
 /// The directory with the files as they are in the guest, when it is in the cache.
 pub(crate) fn find(arch: &Arch, cache: &Cache) -> Result<Option<PathBuf>> {
-    cache.find(&entry(arch, &file_names()))
-}
-
-fn entry<'a>(arch: &Arch, made_of: &'a [&'a str]) -> Entry<'a> {
-    Entry {
-        what: format!("tools-{}", arch.name),
-        made_of,
-    }
+    with_entry(arch, |entry| cache.find(entry))
 }
 
 /// The files: their path in the guest and on the host.
-pub(crate) fn files(directory: &Path) -> impl Iterator<Item = (&'static str, PathBuf)> {
-    file_names()
-        .into_iter()
-        .map(move |name| (name, directory.join(name)))
+pub(crate) fn files(arch: &Arch, directory: &Path) -> impl Iterator<Item = (String, PathBuf)> {
+    file_names(arch).into_iter().map(move |name| {
+        let path = directory.join(&name);
+        (name, path)
+    })
 }
 
 /// Puts the files into the cache unless they are there.
-pub(crate) fn extract(
-    arch: &Arch,
-    cache: &LockedCache,
-    apt: &Apt<'_>,
-    progress: &Progress,
-) -> Result<()> {
+pub(crate) fn extract(arch: &Arch, cache: &LockedCache, packages: &Packages<'_>) -> Result<()> {
     if find(arch, cache.cache())?.is_some() {
         return Ok(());
     }
@@ -169,35 +175,24 @@ pub(crate) fn extract(
     let made = work.path().join("made");
     let mut versions = Vec::new();
     for package in &PACKAGES {
-        versions.push(unpack(package, work.path(), &made, apt, progress)?);
+        let root = work.path().join(package.pin.package);
+        versions.push(packages.unpack(&package.pin, &root)?);
+        take(package, arch, &root, &made)?;
     }
     let version = versions.first().context("no package of tools")?;
-    cache.publish(&made, &entry(arch, &file_names()), version)
+    with_entry(arch, |entry| cache.publish(&made, entry, version))
 }
 
-/// Takes the files of one package, and returns its version.
-fn unpack(
-    package: &Package,
-    work: &Path,
-    made: &Path,
-    apt: &Apt<'_>,
-    progress: &Progress,
-) -> Result<String> {
-    let name = package.pin.package;
-    let deb = apt.download(&package.pin, work)?;
-    let root = work.join(format!("root-{name}"));
-    progress.step(&format!("Unpacking {name} {}", deb.version), |step| {
-        let mut command = Command::new("dpkg");
-        command.arg("-x").arg(&deb.path).arg(&root);
-        step.command(&mut command, &work.join("log"))
-    })?;
+/// Takes the guest's files of a package that was unpacked to `root`.
+fn take(package: &Package, arch: &Arch, root: &Path, made: &Path) -> Result<()> {
     for file in package.files {
-        let to = made.join(file.to);
+        let from = expand(file.from, arch);
+        let to = made.join(expand(file.to, arch));
         let directory = to.parent().unwrap_or(made);
         fs::create_dir_all(directory)
             // Some are symbolic links to others of their package.
-            .and_then(|()| fs::copy(root.join(file.from), &to))
-            .with_context(|| format!("cannot take {} out of {name}", file.from))?;
+            .and_then(|()| fs::copy(root.join(&from), &to))
+            .with_context(|| format!("cannot take {from} out of {}", package.pin.package))?;
     }
-    Ok(deb.version)
+    Ok(())
 }

@@ -1043,3 +1043,41 @@ fn test_pins_are_one_guests_at_a_time() {
     drop(first);
     second.ok(PINCTRL, 0x7, &[0, 1]);
 }
+
+#[test]
+fn test_a_reading_of_as_many_axes_as_there_may_be() {
+    const AXES: usize = crate::host::Shape::MAX_AXES;
+    let hub = hub(|platform| {
+        let sensor = &mut platform.sensors[ACCELEROMETER as usize].kind;
+        let crate::host::Shape::Axes(axes) = &mut sensor.shape else {
+            panic!("it has axes");
+        };
+        *axes = vec![axes[0].clone(); AXES];
+        let waves = (0..AXES as i64).map(sim::Wave::Constant).collect();
+        sensor.driver = Arc::new(sim::SimSensor::new(waves));
+    });
+    let mut bench = Bench::on(&hub, 0);
+    let arguments = bytes(&[ACCELEROMETER, 0]);
+    let room = 8 + 16 * AXES as u32;
+    let (status, results) = bench.command(SENSOR, 0x6, &arguments, room);
+    let values: Vec<_> = words(&results).chunks(4).map(|axis| axis[0]).collect();
+    assert_eq!((status, values), (0, (0..AXES as u32).collect()));
+    assert_eq!(bench.command(SENSOR, 0x6, &arguments, room - 1).0, -10);
+    assert_eq!(
+        bench.words(SENSOR, 0x3, &[ACCELEROMETER])[3] >> 16,
+        AXES as u32
+    );
+    bench.give(1, 12 + 16 * AXES as u32);
+    bench.ok(SENSOR, 0xa, &[ACCELEROMETER, 1]);
+    bench.ok(SENSOR, 0xb, &[ACCELEROMETER, 1]);
+    bench.pass_time();
+    assert_eq!(bench.notice(SENSOR, 1).len(), 2 + 4 * AXES);
+    // Axes are listed in parts, however little room there is.
+    let mut axes = 0;
+    while axes < AXES as u32 {
+        let (status, part) = bench.command(SENSOR, 0xd, &bytes(&[ACCELEROMETER, axes]), LINUX);
+        let head = words(&part[..4])[0];
+        assert_eq!((status, head >> 26), (0, AXES as u32 - axes - 1));
+        axes += head & 0x3f;
+    }
+}

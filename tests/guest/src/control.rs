@@ -1,0 +1,38 @@
+//! A daemon's control socket: lines of text, each with an answer.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+/// Only a hang takes as long.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A connection to a daemon's control socket.
+#[derive(Debug)]
+pub struct Control(BufReader<UnixStream>);
+
+impl Control {
+    /// Connects to the daemon that listens at this path.
+    pub fn connect(path: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(path);
+        let stream = stream.with_context(|| format!("cannot connect to {}", path.display()))?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    /// Says a line, and gives back the line that is the answer.
+    ///
+    /// # Errors
+    /// When the daemon says that it is one.
+    pub fn ask(&mut self, line: &str) -> Result<String> {
+        let mut answer = String::new();
+        let asked =
+            writeln!(self.0.get_mut(), "{line}").and_then(|()| self.0.read_line(&mut answer));
+        asked.with_context(|| format!("no answer to {line:?}"))?;
+        ensure!(!answer.starts_with("error"), "{line:?}: {answer}");
+        Ok(answer.trim_end().to_owned())
+    }
+}
