@@ -216,29 +216,42 @@ impl Guests {
 
     /// What is said of a resource; else what the file says for all; else all guests read, and none
     /// controls.
+    ///
+    /// Who controls a resource reads it, too. But where a resource says who reads it, what the file
+    /// says for all lets nobody else in.
     fn permissions(&self, read: &Option<Who>, control: &Option<Who>) -> Checked<Permissions> {
+        let general = control.is_none() && read.is_some();
         let read = read.as_ref().or(self.read.as_ref()).unwrap_or(&Who::All);
         let control = control.as_ref().or(self.control.as_ref());
         let control = control.unwrap_or(&Who::None);
-        let others = match (read, control) {
-            (_, Who::All) => Access::Control,
-            (Who::All, _) => Access::Read,
-            _ => Access::None,
+        let (read_all, readers) = self.those(read)?;
+        let (control_all, controllers) = self.those(control)?;
+        let access = |reads: bool, controls: bool| match (reads, controls) {
+            (false, true) if general => Access::None,
+            (_, true) => Access::Control,
+            (true, false) => Access::Read,
+            (false, false) => Access::None,
         };
+        let others = access(read_all, control_all);
         let mut permissions = Permissions::all(others);
-        // Who controls a resource reads it, too: control comes last.
-        for (who, access) in [(read, Access::Read), (control, Access::Control)] {
-            let Who::These(guests) = who else {
-                continue;
-            };
-            for guest in guests {
-                let guest = self.find(guest)?;
-                if permissions.of(guest) < access {
-                    permissions = permissions.with(guest, access);
-                }
-            }
+        for &guest in readers.iter().chain(&controllers) {
+            let reads = read_all || readers.contains(&guest);
+            let controls = control_all || controllers.contains(&guest);
+            permissions = permissions.with(guest, access(reads, controls));
         }
         Ok(permissions)
+    }
+
+    /// Whether it is all guests, and else which.
+    fn those(&self, who: &Who) -> Checked<(bool, Vec<Guest>)> {
+        Ok(match who {
+            Who::All => (true, Vec::new()),
+            Who::None => (false, Vec::new()),
+            Who::These(guests) => {
+                let guests = guests.iter().map(|guest| self.find(guest));
+                (false, guests.collect::<Checked<_>>()?)
+            }
+        })
     }
 
     fn find(&self, guest: &Spanned<GuestKey>) -> Checked<Guest> {

@@ -533,6 +533,39 @@ fn test_what_nobody_controls_is_not_opened_for_writing() {
 }
 
 #[test]
+fn test_who_may_do_what() {
+    use Access::{Control, None, Read};
+
+    let tree = host();
+    for (file, clock, expected) in [
+        ("", "", [Read, Read]),
+        ("", "control = [1]", [Read, Control]),
+        ("", "control = \"all\"", [Control, Control]),
+        ("", "read = \"none\"", [None, None]),
+        ("", "read = [0]", [Read, None]),
+        ("", "read = [\"a\"]\ncontrol = [\"b\"]", [Read, Control]),
+        ("", "read = \"none\"\ncontrol = [0]", [Control, None]),
+        ("read = \"none\"", "", [None, None]),
+        ("read = \"none\"", "read = \"all\"", [Read, Read]),
+        ("control = \"all\"", "", [Control, Control]),
+        ("control = \"all\"", "control = \"none\"", [Read, Read]),
+        // What is for all lets nobody in whom the resource leaves out.
+        ("control = \"all\"", "read = [1]", [None, Control]),
+        ("control = [0]", "read = [1]", [None, Read]),
+        ("control = [0]", "read = \"none\"", [None, None]),
+        ("read = [1]\ncontrol = [0]", "", [Control, Read]),
+    ] {
+        let text = format!(
+            "guests = [\"a\", \"b\"]\n{file}\n[[clock]]\nname = \"c\"\nrates = [1]\nsim = {{}}\n{clock}"
+        );
+        let platform = load_text(&tree, &text, 2).unwrap();
+        let permissions = &platform.clocks[0].permissions;
+        let found = [permissions.of(0), permissions.of(1)];
+        assert_eq!(found, expected, "{text}");
+    }
+}
+
+#[test]
 fn test_hooks_of_a_performance_domain_have_levels() {
     let tree = host();
     tree.write("run/level", "20\n");
