@@ -3,7 +3,6 @@
 mod support;
 
 use std::fs::File;
-use std::process::Command;
 
 use vhost_device_driver::Buffer;
 
@@ -120,7 +119,7 @@ fn test_bad_requests_do_not_stop_good_ones() {
 #[test]
 fn test_two_fake_devices_and_output_to_a_file() {
     let directory = tempfile::tempdir().unwrap();
-    let mut command = Command::new(PROGRAM.0);
+    let mut command = PROGRAM.command();
     command.arg("-s").arg(directory.path().join("s"));
     command.args(["-d", "fake,name=one", "--device", "fake,name=two"]);
     command.stdout(File::create(directory.path().join("stdout")).unwrap());

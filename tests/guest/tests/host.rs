@@ -78,3 +78,18 @@ fn gpio_on_chips_of_the_kernel() -> Result<()> {
     host.run_tests(&kernel_tests, &[])?.all_passed();
     host.power_off()
 }
+
+#[test]
+fn scmi_on_hardware_of_the_kernel() -> Result<()> {
+    let tests = TestProgram::build("vhost-device-scmi", "kernel")?;
+    let mut host = Guest::new().test_program(&tests)?.boot()?;
+    for line in [
+        "insmod /modules/i2c-stub.ko chip_addr=0x48",
+        "/usr/sbin/i2cset -y 0 0x48 0 0x0019 w",
+        "echo lm75 0x48 > /sys/bus/i2c/devices/i2c-0/new_device",
+    ] {
+        host.run(line)?.succeeded();
+    }
+    host.run_tests(&tests, &[])?.all_passed();
+    host.power_off()
+}

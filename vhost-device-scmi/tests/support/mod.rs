@@ -50,7 +50,7 @@ impl Daemon {
     /// until it is ready. The control socket is `control`.
     pub fn start(arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut command = std::process::Command::new(PROGRAM.0);
+        let mut command = PROGRAM.command();
         command.arg("-s").arg(directory.path().join("s"));
         command
             .arg("--sim-control")
