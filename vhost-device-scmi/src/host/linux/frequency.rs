@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::attribute::{Attribute, Number, Place, parse_number};
+use super::attribute::{Attribute, Number, Place, Window, parse_number};
 use super::{OpenError, Opened, Root};
 use crate::host::{Driver, Limits, PerformanceDriver, Result};
 
@@ -30,8 +30,7 @@ pub struct Scaling {
     /// How many of the kernel's units a kHz has.
     per_khz: i64,
     current: Attribute,
-    min: Number,
-    max: Number,
+    window: Window,
     backing: String,
 }
 
@@ -113,8 +112,10 @@ impl Scaling {
             exact,
             per_khz: names.per_khz,
             current: Attribute::to_read(&file(names.current))?,
-            min: Number::open(Place::at(&min, writable), 0)?,
-            max: Number::open(Place::at(&max, writable), 0)?,
+            window: Window::new(
+                Number::open(Place::at(&min, writable), 0)?,
+                Number::open(Place::at(&max, writable), 0)?,
+            ),
             backing: directory.display().to_string(),
         })
     }
@@ -137,8 +138,7 @@ impl Scaling {
                 level: None,
             }),
             current: self.current,
-            min: self.min,
-            max: self.max,
+            window: self.window,
             backing: self.backing,
         }
     }
@@ -164,11 +164,10 @@ fn frequencies(available: &Attribute) -> Opened<Vec<i64>> {
 pub struct Frequency {
     /// The kernel's number for each level.
     table: Vec<i64>,
-    /// Also held while the files are written, as there are two.
+    /// Also held while the files are written.
     state: Mutex<State>,
     current: Attribute,
-    min: Number,
-    max: Number,
+    window: Window,
     backing: String,
 }
 
@@ -201,24 +200,9 @@ impl Frequency {
         let (Some(&min), Some(&max)) = (self.table.get(min), self.table.get(max)) else {
             return Err(crate::host::Error::OutOfRange);
         };
-        let before = (self.min.get()?, self.max.get()?);
-        self.write((min, max), before).inspect_err(|_| {
-            // One of both may be written.
-            let _ = self.write(before, (min, max));
-        })?;
+        self.window.set((min, max))?;
         *state = wanted;
         Ok(())
-    }
-
-    /// Writes both, in the order in which the lower one is never above the higher one.
-    fn write(&self, (min, max): (i64, i64), before: (i64, i64)) -> Result<()> {
-        if min > before.1 {
-            self.max.set(max)?;
-            self.min.set(min)
-        } else {
-            self.min.set(min)?;
-            self.max.set(max)
-        }
     }
 }
 
