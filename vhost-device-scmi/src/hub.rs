@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
+use vhost_device_backend::RateLimit;
 
 use crate::host::{Access, Error, Guest, Platform, PowerState, ResourceId, Result, SystemState};
 
@@ -36,6 +37,8 @@ pub struct Hub {
     pins: Mutex<BTreeMap<usize, Guest>>,
     /// The guests that want to be told when they shall shut down.
     listening: Mutex<BTreeSet<Guest>>,
+    /// A guest can have the same thing fail as often as it likes.
+    complaints: RateLimit,
 }
 
 /// The wish that a clock or a regulator is on.
@@ -150,6 +153,7 @@ impl Hub {
             watching: Mutex::default(),
             pins: Mutex::default(),
             listening: Mutex::default(),
+            complaints: RateLimit::default(),
         }
     }
 
@@ -349,7 +353,8 @@ impl Hub {
         if before != after
             && let Err(error) = resource.kind.driver.set_interval(after)
         {
-            log::warn!("the sensor {}: {error}", resource.name);
+            let line = format_args!("the sensor {}: {error}", resource.name);
+            self.complaints.warn(line);
         }
     }
 
@@ -383,7 +388,10 @@ impl Hub {
                     drop(wishes);
                     self.changed(id, None);
                 }
-                Err(error) => log::warn!("{id:?} without guest {guest}: {error}"),
+                Err(error) => {
+                    let line = format_args!("{id:?} without guest {guest}: {error}");
+                    self.complaints.warn(line);
+                }
             }
         }
         for sensor in 0..self.intervals.len() {
