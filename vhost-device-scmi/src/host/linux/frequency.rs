@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::attribute::{Attribute, Number, Place, Window, parse_number};
 use super::{OpenError, Opened, Root};
-use crate::host::{Driver, Limits, PerformanceDriver, Result};
+use crate::host::{Driver, Error, Limits, PerformanceDriver, Result};
 
 /// How much less than a level's frequency a measured one may be, as its part: counters are not
 /// exact.
@@ -198,7 +198,7 @@ impl Frequency {
     fn apply(&self, state: &mut State, wanted: State) -> Result<()> {
         let (min, max) = wanted.window();
         let (Some(&min), Some(&max)) = (self.table.get(min), self.table.get(max)) else {
-            return Err(crate::host::Error::OutOfRange);
+            return Err(Error::OutOfRange);
         };
         self.window.set((min, max))?;
         *state = wanted;
@@ -224,6 +224,10 @@ impl PerformanceDriver for Frequency {
 
     fn set_level(&self, position: usize) -> Result<()> {
         let mut state = self.lock();
+        // Another guest may have set them since they were looked at.
+        if !state.limits.contains(position) {
+            return Err(Error::OutOfRange);
+        }
         let wanted = State {
             level: Some(position),
             ..*state
@@ -248,7 +252,6 @@ impl PerformanceDriver for Frequency {
 mod tests {
     use super::super::tests::Tree;
     use super::*;
-    use crate::host::Error;
 
     const POLICY: &str = "sys/devices/system/cpu/cpufreq/policy0";
 
@@ -298,6 +301,20 @@ mod tests {
         window_is(&tree, "1200000", "1200000");
         assert_eq!(domain.limits().unwrap(), limits);
         assert!(matches!(domain.set_level(3), Err(Error::OutOfRange)));
+    }
+
+    #[test]
+    fn test_a_level_that_is_outside_by_now_is_out_of_range() {
+        let sim = crate::host::sim::SimPerformance::new(4, 0);
+        let tree = cpus();
+        let scaling = cpufreq(&tree.root(), "policy0", true).unwrap();
+        let levels = scaling.frequencies_khz.clone();
+        let domain = scaling.driver(&levels);
+        for driver in [&sim as &dyn PerformanceDriver, &domain] {
+            driver.set_limits(Limits { min: 0, max: 1 }).unwrap();
+            assert!(matches!(driver.set_level(2), Err(Error::OutOfRange)));
+            driver.set_level(1).unwrap();
+        }
     }
 
     #[test]
