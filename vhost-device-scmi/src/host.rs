@@ -1,6 +1,6 @@
 //! What is below the protocols: the [`Platform`] with its resources, and the drivers behind them.
 //!
-//! A platform is made once, before the sandbox closes: all files that a driver needs are open by
+//! A platform is made once, before a guest comes: all files that a driver needs are open by
 //! then, and nothing is opened later. It is shared by all guests, each with a thread of its own:
 //! a driver is `Sync`, its methods take `&self`, and what it remembers is behind a lock of its
 //! own, held for as long as one access takes. What belongs to one guest (subscriptions, trip
