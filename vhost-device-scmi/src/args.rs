@@ -19,7 +19,7 @@ pub struct Args {
     #[arg(long)]
     pub sim: bool,
 
-    /// Say what each guest is given, in a table, and exit.
+    /// Say what each of --socket-count guests is given, in a table, and exit.
     #[arg(long)]
     pub check: bool,
 

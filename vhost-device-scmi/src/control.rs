@@ -37,19 +37,18 @@ pub(crate) fn start(path: &Path, hub: &Arc<Hub>) -> Result<Listener, ControlErro
 
 /// The name of a resource with that of its protocol.
 fn full_name(platform: &Platform, id: ResourceId) -> Option<String> {
-    let (protocol, name) = match id {
-        ResourceId::Power(number) => ("power", &platform.powers.get(number)?.name),
-        ResourceId::System => ("system", &platform.system.as_ref()?.name),
-        ResourceId::Performance(number) => {
-            ("performance", &platform.performances.get(number)?.name)
-        }
-        ResourceId::Clock(number) => ("clock", &platform.clocks.get(number)?.name),
-        ResourceId::Sensor(number) => ("sensor", &platform.sensors.get(number)?.name),
-        ResourceId::Reset(number) => ("reset", &platform.resets.get(number)?.name),
-        ResourceId::Voltage(number) => ("voltage", &platform.voltages.get(number)?.name),
-        ResourceId::Powercap(number) => ("powercap", &platform.powercaps.get(number)?.name),
-        ResourceId::Pinctrl => ("pinctrl", &platform.pinctrl.as_ref()?.name),
+    let protocol = match id {
+        ResourceId::Power(_) => "power",
+        ResourceId::System => "system",
+        ResourceId::Performance(_) => "performance",
+        ResourceId::Clock(_) => "clock",
+        ResourceId::Sensor(_) => "sensor",
+        ResourceId::Reset(_) => "reset",
+        ResourceId::Voltage(_) => "voltage",
+        ResourceId::Powercap(_) => "powercap",
+        ResourceId::Pinctrl => "pinctrl",
     };
+    let (name, _) = platform.resource(id)?;
     Some(format!("{protocol}:{name}"))
 }
 

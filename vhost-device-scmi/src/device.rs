@@ -58,8 +58,6 @@ pub struct Scmi {
     outbox: Outbox,
     /// Runs until the next thing that is due.
     timer: Timer,
-    /// When that is, while it runs.
-    armed: Option<Instant>,
     /// The answer that is being made.
     answer: Vec<u8>,
     logs: Logs,
@@ -79,7 +77,6 @@ impl Scmi {
             hub: Arc::clone(hub),
             outbox: Outbox::default(),
             timer: Timer::new()?,
-            armed: None,
             answer: Vec::new(),
             logs,
         })
@@ -142,7 +139,6 @@ impl Scmi {
             let news = self.inbox.take();
             self.agent.tell(&self.hub, news, &mut self.outbox);
         } else if self.timer.take() {
-            self.armed = None;
             let start = Instant::now();
             // What takes longer than a turn may is left for the next.
             while self.agent.work(&self.hub, start, &mut self.outbox) && start.elapsed() < TURN {}

@@ -1,6 +1,6 @@
 //! What is below the protocols: the [`Platform`] with its resources, and the drivers behind them.
 //!
-//! A platform is made once, before the sandbox closes: all files that a driver needs are open by
+//! A platform is made once, before a guest comes: all files that a driver needs are open by
 //! then, and nothing is opened later. It is shared by all guests, each with a thread of its own:
 //! a driver is `Sync`, its methods take `&self`, and what it remembers is behind a lock of its
 //! own, held for as long as one access takes. What belongs to one guest (subscriptions, trip
@@ -210,6 +210,24 @@ pub enum ResourceId {
 }
 
 impl Platform {
+    /// The name of a resource, and who may use it.
+    pub fn resource(&self, id: ResourceId) -> Option<(&str, &Permissions)> {
+        fn head<T>(resource: &Resource<T>) -> (&str, &Permissions) {
+            (&resource.name, &resource.permissions)
+        }
+        match id {
+            ResourceId::Power(number) => self.powers.get(number).map(head),
+            ResourceId::System => self.system.as_ref().map(head),
+            ResourceId::Performance(number) => self.performances.get(number).map(head),
+            ResourceId::Clock(number) => self.clocks.get(number).map(head),
+            ResourceId::Sensor(number) => self.sensors.get(number).map(head),
+            ResourceId::Reset(number) => self.resets.get(number).map(head),
+            ResourceId::Voltage(number) => self.voltages.get(number).map(head),
+            ResourceId::Powercap(number) => self.powercaps.get(number).map(head),
+            ResourceId::Pinctrl => self.pinctrl.as_ref().map(head),
+        }
+    }
+
     /// Each resource with its driver.
     pub fn drivers(&self) -> impl Iterator<Item = (ResourceId, &dyn Driver)> {
         let powers = numbered(&self.powers, ResourceId::Power, |kind| &*kind.driver);

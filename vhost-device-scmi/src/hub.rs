@@ -15,8 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
+use vhost_device_backend::RateLimit;
 
-use crate::host::{Error, Guest, Platform, PowerState, ResourceId, Result, SystemState};
+use crate::host::{Access, Error, Guest, Platform, PowerState, ResourceId, Result, SystemState};
 
 /// The platform and what its guests have to do with each other through it.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub struct Hub {
     pins: Mutex<BTreeMap<usize, Guest>>,
     /// The guests that want to be told when they shall shut down.
     listening: Mutex<BTreeSet<Guest>>,
+    /// A guest can have the same thing fail as often as it likes.
+    complaints: RateLimit,
 }
 
 /// The wish that a clock or a regulator is on.
@@ -150,6 +153,7 @@ impl Hub {
             watching: Mutex::default(),
             pins: Mutex::default(),
             listening: Mutex::default(),
+            complaints: RateLimit::default(),
         }
     }
 
@@ -287,15 +291,20 @@ impl Hub {
         }
     }
 
-    /// Whether a guest may set pins: none of them is another's.
+    /// A guest sets pins. None of them becomes another's before that is done.
     ///
     /// # Errors
-    /// [`Error::InUse`].
-    pub fn may_set_pins(&self, guest: Guest, pins: &[usize]) -> Result<()> {
+    /// [`Error::InUse`] when one of them is another's; then `set` is not called. Else what it says.
+    pub fn set_pins(
+        &self,
+        guest: Guest,
+        pins: &[usize],
+        set: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         let owners = lock(&self.pins);
-        let owned = pins.iter().filter_map(|pin| owners.get(pin));
-        match owned.into_iter().all(|owner| *owner == guest) {
-            true => Ok(()),
+        let mut owned = pins.iter().filter_map(|pin| owners.get(pin));
+        match owned.all(|owner| *owner == guest) {
+            true => set(),
             false => Err(Error::InUse),
         }
     }
@@ -344,7 +353,8 @@ impl Hub {
         if before != after
             && let Err(error) = resource.kind.driver.set_interval(after)
         {
-            log::warn!("the sensor {}: {error}", resource.name);
+            let line = format_args!("the sensor {}: {error}", resource.name);
+            self.complaints.warn(line);
         }
     }
 
@@ -356,7 +366,16 @@ impl Hub {
         for guests in lock(&self.watching).values_mut() {
             guests.remove(&guest);
         }
+        // A lock of what the guest cannot have wished for may be held for as long as another
+        // guest's hardware takes.
+        let access = |id| {
+            let resource = self.platform.resource(id);
+            resource.map_or(Access::None, |(_, permissions)| permissions.of(guest))
+        };
         for (&id, wishes) in &self.wishes {
+            if access(id) < Access::Control {
+                continue;
+            }
             let mut wishes = lock(wishes);
             if wishes.remove(&guest).is_none() {
                 continue;
@@ -369,11 +388,16 @@ impl Hub {
                     drop(wishes);
                     self.changed(id, None);
                 }
-                Err(error) => log::warn!("{id:?} without guest {guest}: {error}"),
+                Err(error) => {
+                    let line = format_args!("{id:?} without guest {guest}: {error}");
+                    self.complaints.warn(line);
+                }
             }
         }
         for sensor in 0..self.intervals.len() {
-            self.want_readings(sensor, guest, None);
+            if access(ResourceId::Sensor(sensor)) >= Access::Read {
+                self.want_readings(sensor, guest, None);
+            }
         }
     }
 }
@@ -381,7 +405,9 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{Clock, ClockDriver, Driver, Reading, Resource, Sensor, SensorDriver, sim};
+    use crate::host::{
+        Clock, ClockDriver, Driver, Permissions, Reading, Resource, Sensor, SensorDriver, sim,
+    };
 
     /// Hardware that notes what it is told, and may fail.
     #[derive(Debug, Default)]
@@ -471,6 +497,39 @@ mod tests {
         // Nobody is left who wants anything.
         hub.forget(1);
         assert_eq!(lock(&noted.enabled).len(), 6);
+    }
+
+    #[test]
+    fn test_a_guest_that_goes_does_not_wait_for_the_hardware_of_others() {
+        let (hub, _) = hub();
+        let mut platform = hub.platform().clone();
+        let others = Permissions::all(Access::Control).with(1, Access::None);
+        platform.clocks[0].permissions = others.clone();
+        platform.sensors[0].permissions = others;
+        let hub = Arc::new(Hub::new(platform));
+        // As while the hardware takes its time.
+        let held = (lock(&hub.wishes[&CLOCK]), lock(&hub.intervals[0]));
+        let (gone, goes) = std::sync::mpsc::channel();
+        let leaving = Arc::clone(&hub);
+        std::thread::spawn(move || {
+            leaving.forget(1);
+            gone.send(()).unwrap();
+        });
+        goes.recv_timeout(Duration::from_secs(60)).unwrap();
+        drop(held);
+    }
+
+    #[test]
+    fn test_pins_are_not_anothers_before_they_are_set() {
+        let (hub, _) = hub();
+        hub.request_pins(0, &[3]).unwrap();
+        let set = || -> Result<()> { panic!("not its own") };
+        assert!(matches!(hub.set_pins(1, &[2, 3], set), Err(Error::InUse)));
+        let held = || {
+            assert!(hub.pins.try_lock().is_err());
+            Err(Error::Busy)
+        };
+        assert!(matches!(hub.set_pins(0, &[2, 3], held), Err(Error::Busy)));
     }
 
     #[test]

@@ -89,6 +89,24 @@ pub fn load_under(root: &Root, path: &Path, guests: Guest) -> Result<Platform, L
     parse(root, &text, guests)
 }
 
+/// The parser's reason, for people who know no types of Rust.
+fn in_words(reason: &str) -> String {
+    let types = [
+        ("u8", "a number from 0 to 255"),
+        ("u16", "a number from 0 to 65535"),
+        ("u32", "a number from 0 to 4294967295"),
+        ("u64", "a number from 0 on"),
+        ("i8", "a number from -128 to 127"),
+        ("i32", "a number from -2147483648 to 2147483647"),
+        ("i64", "a whole number"),
+    ];
+    let mut named = types.iter().filter_map(|(name, words)| {
+        let before = reason.strip_suffix(name)?.strip_suffix("expected ")?;
+        Some(format!("{before}expected {words}"))
+    });
+    named.next().unwrap_or_else(|| reason.to_owned())
+}
+
 /// The platform that a text describes.
 fn parse(root: &Root, text: &[u8], guests: Guest) -> Result<Platform, LoadError> {
     let text = match str::from_utf8(text) {
@@ -104,7 +122,7 @@ fn parse(root: &Root, text: &[u8], guests: Guest) -> Result<Platform, LoadError>
     };
     let file = toml::from_str(text).map_err(|error| Problem {
         span: error.span().unwrap_or_default(),
-        reason: error.message().to_owned(),
+        reason: in_words(error.message()),
     });
     let platform = file.and_then(|file| build::platform(root, file, guests));
     platform.map_err(|Problem { span, reason }| LoadError::Wrong {

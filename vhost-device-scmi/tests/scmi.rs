@@ -40,7 +40,7 @@ fn v9_the_program_says_what_it_is_and_has() {
 
 #[test]
 fn v9_check_says_what_each_guest_is_given() {
-    let arguments = ["--check", "--sim", "-s", "nowhere", "-c", "2"];
+    let arguments = ["--check", "--sim", "-c", "2"];
     let (status, text) = PROGRAM.run(&arguments);
     assert_eq!(status, 0, "{text}");
     for part in ["GUEST", "cpu-temp", "clock 0x14", "simulated", "\n1 "] {

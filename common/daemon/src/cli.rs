@@ -74,7 +74,7 @@ struct Common {
     socket_path: Option<PathBuf>,
 
     /// Serve this many guests, at PATH0, PATH1, and so on [default: one guest, at PATH itself].
-    #[arg(short = 'c', long, value_name = "N", requires = "socket_path")]
+    #[arg(short = 'c', long, value_name = "N")]
     #[arg(value_parser = number_in(1..=MAX_GUESTS))]
     socket_count: Option<u32>,
 
@@ -214,6 +214,12 @@ fn sockets(common: &Common) -> Result<Sockets, (ErrorKind, String)> {
             paths: numbered(path, common.socket_count),
             mode: common.socket_mode,
         });
+    }
+    // Not the parser's: what is only asked needs a number of guests, and no path.
+    if common.socket_count.is_some() {
+        let message = "--socket-count needs --socket-path, which the numbers of guests are put \
+                       behind";
+        return Err((ErrorKind::MissingRequiredArgument, message.to_owned()));
     }
     let fds = match common.fd {
         Some(fd) => vec![fd],

@@ -445,10 +445,14 @@ impl Agent {
     /// Does one thing that is due. False when there is none.
     pub(super) fn work(&mut self, hub: &Hub, now: Instant, outbox: &mut Outbox) -> bool {
         let cx = self.context(hub);
-        let done = self.sensors.work(cx, now, outbox);
-        let done = match done {
-            Ok(false) => self.powercaps.work(cx, now, outbox),
-            done => done,
+        // What has waited longest: neither keeps the other from its turn.
+        let sensors_first = match (self.sensors.due(), self.powercaps.due()) {
+            (Some(sensor), Some(powercap)) => sensor <= powercap,
+            (_, powercap) => powercap.is_none(),
+        };
+        let done = match sensors_first {
+            true => self.sensors.work(cx, now, outbox),
+            false => self.powercaps.work(cx, now, outbox),
         };
         done.unwrap_or_else(|error| {
             let line = format_args!("{}: the host fails at a reading: {error}", self.name);

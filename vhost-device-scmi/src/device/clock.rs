@@ -2,9 +2,7 @@
 
 use super::agent::{Call, Context, Found, Protocol, Told, View};
 use super::outbox::{Outbox, Subject};
-use super::wire::{
-    Done, Failure, MAX_COUNT, NoRoom, Results, Status, bits, count_and_left, is_long,
-};
+use super::wire::{Choice, Done, Failure, NoRoom, Results, Status, bits, is_long};
 use crate::host::{self, Clock, Guest, Rates, ResourceId};
 
 const ATTRIBUTES: u8 = 0x3;
@@ -36,9 +34,6 @@ const ROUND_AUTO: u32 = 1 << 3;
 const STATE: u32 = 3;
 const DISABLED: u32 = 0;
 const ENABLED: u32 = 1;
-
-/// `CLOCK_DESCRIBE_RATES`: three numbers are the lowest, the highest and the step.
-const RANGE: u32 = 1 << 12;
 
 /// The most parents that `CLOCK_POSSIBLE_PARENTS_GET` can count at a time.
 const MAX_PARENTS: usize = 0xff;
@@ -161,29 +156,11 @@ impl Clocks {
     }
 
     fn describe_rates(clock: &Found<'_, Clock>, skip: u32, results: &mut Results<'_>) -> Done {
-        match &clock.kind.rates {
-            Rates::Discrete(rates) => {
-                let total = rates.len();
-                results.list(
-                    total,
-                    skip,
-                    MAX_COUNT,
-                    count_and_left,
-                    |results, position| results.double(*rates.get(position).ok_or(NoRoom)?),
-                )
-            }
-            // All three, or none.
-            &Rates::Range { min, max, step } => {
-                if skip != 0 {
-                    return Err(Status::OutOfRange.into());
-                }
-                results.word(3 | RANGE)?;
-                for number in [min, max, step] {
-                    results.double(number)?;
-                }
-                Ok(())
-            }
-        }
+        let rates = match &clock.kind.rates {
+            Rates::Discrete(rates) => Choice::List(rates),
+            &Rates::Range { min, max, step } => Choice::Range([min, max, step]),
+        };
+        results.choice(rates, skip, Results::double)
     }
 
     fn set_config(

@@ -246,8 +246,7 @@ impl Protocol for Performances {
                 let found = self.view.find(domains, id)?.controlled()?;
                 let level = numbers(&found).find(|(_, number)| *number == wanted);
                 let (level, _) = level.ok_or(Status::OutOfRange)?;
-                let Limits { min, max } = found.kind.driver.limits()?;
-                if !(min..=max).contains(&level) {
+                if !found.kind.driver.limits()?.contains(level) {
                     return Err(Status::OutOfRange.into());
                 }
                 found.kind.driver.set_level(level)?;

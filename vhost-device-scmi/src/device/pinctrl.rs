@@ -167,9 +167,11 @@ fn configure(cx: Context<'_>, pinctrl: &Pinctrl, arguments: Arguments<'_>) -> Do
         _ => Err(Status::ProtocolError),
     });
     let settings = settings.collect::<Result<Vec<_>, _>>()?;
-    cx.hub.may_set_pins(cx.guest, &members(pinctrl, pins))?;
-    if attributes & 1 << 10 != 0 {
-        let function = position(&pinctrl.functions, function)?;
+    let function = match attributes & 1 << 10 != 0 {
+        true => Some(position(&pinctrl.functions, function)?),
+        false => None,
+    };
+    if let Some(function) = function {
         let groups = pinctrl
             .functions
             .get(function)
@@ -179,11 +181,16 @@ fn configure(cx: Context<'_>, pinctrl: &Pinctrl, arguments: Arguments<'_>) -> Do
         {
             return Err(Status::InvalidParameters.into());
         }
-        pinctrl.driver.set_function(pins, function)?;
     }
-    if !settings.is_empty() {
-        pinctrl.driver.set(pins, &settings)?;
-    }
+    cx.hub.set_pins(cx.guest, &members(pinctrl, pins), || {
+        if let Some(function) = function {
+            pinctrl.driver.set_function(pins, function)?;
+        }
+        match settings.is_empty() {
+            true => Ok(()),
+            false => pinctrl.driver.set(pins, &settings),
+        }
+    })?;
     Ok(())
 }
 

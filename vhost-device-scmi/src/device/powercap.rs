@@ -121,12 +121,13 @@ impl Powercaps {
         now: Instant,
         outbox: &mut Outbox,
     ) -> host::Result<bool> {
-        let mut measured = self.measured.iter_mut().enumerate();
-        let due = measured.find_map(|(index, thresholds)| {
+        let measured = self.measured.iter_mut().enumerate();
+        let due = measured.filter_map(|(index, thresholds)| {
             let thresholds = thresholds.as_mut()?;
             (thresholds.due <= now).then_some((index, thresholds))
         });
-        let Some((index, thresholds)) = due else {
+        // What has waited longest, as of sensors.
+        let Some((index, thresholds)) = due.min_by_key(|(_, thresholds)| thresholds.due) else {
             return Ok(false);
         };
         // Whatever comes of it, it is not done again at once.

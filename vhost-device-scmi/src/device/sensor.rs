@@ -12,7 +12,7 @@ use super::agent::{Call, Context, Found, Protocol, View, is_subscription};
 use super::interval::{self, Rounding};
 use super::outbox::{Outbox, Subject};
 use super::wire::{
-    Done, Failure, Header, MAX_COUNT, MAX_RESULTS, NoRoom, PLATFORM, Results, Status, bits,
+    Choice, Done, Failure, Header, MAX_COUNT, MAX_RESULTS, NoRoom, PLATFORM, Results, Status, bits,
     count_and_left, is_long,
 };
 use crate::host::{self, Axis, Intervals, Quantity, Resource, ResourceId, Sensor, Shape};
@@ -36,9 +36,6 @@ const UPDATE: u8 = 0x1;
 
 /// `SENSOR_READING_GET`: answer at once, and tell later.
 const ASYNC: u32 = 1;
-
-/// `SENSOR_LIST_UPDATE_INTERVALS`: three numbers are the shortest, the longest and the step.
-const RANGE: u32 = 1 << 12;
 
 /// `SENSOR_CONFIG_SET`: the sensor is on.
 const ENABLED: u32 = 1 << 0;
@@ -225,16 +222,18 @@ impl Sensors {
             }
             return Ok(true);
         }
-        let mut states = self.states.iter_mut().enumerate();
-        let due = states.find_map(|(index, state)| {
-            state.due.filter(|due| *due <= now)?;
-            // One that is missed is not made up for.
-            state.due = Some(now + state.period());
-            Some(index)
+        let states = self.states.iter_mut().enumerate();
+        let due = states.filter_map(|(index, state)| {
+            let due = state.due.filter(|due| *due <= now)?;
+            Some((due, index, state))
         });
-        let Some(index) = due else {
+        // What has waited longest: else a slow sensor would be due again before those behind it
+        // have been read.
+        let Some((_, index, state)) = due.min_by_key(|&(due, ..)| due) else {
             return Ok(false);
         };
+        // One that is missed is not made up for.
+        state.due = Some(now + state.period());
         if let Some(found) = self.view.at(sensors, index) {
             self.look(&found, outbox)?;
         }
@@ -513,12 +512,21 @@ fn describe_axis(axis: &Axis, position: usize, results: &mut Results<'_>) -> Res
     }
 }
 
-/// The axes of a sensor that has some.
-fn axes<'a>(sensor: &Found<'a, Sensor>) -> Result<&'a [Axis], Status> {
-    match &sensor.kind.shape {
-        Shape::Axes(axes) => Ok(axes),
-        Shape::Scalar(_) => Err(Status::NotSupported),
-    }
+/// A part of the axes of a sensor that has some.
+fn list_axes(
+    sensor: &Found<'_, Sensor>,
+    skip: u32,
+    results: &mut Results<'_>,
+    put: impl Fn(&Axis, usize, &mut Results<'_>) -> Result<(), NoRoom>,
+) -> Done {
+    let axes = match &sensor.kind.shape {
+        Shape::Axes(axes) => axes,
+        Shape::Scalar(_) => return Err(Status::NotSupported.into()),
+    };
+    let (total, most) = (axes.len(), Shape::MAX_AXES);
+    results.list(total, skip, most, axes_and_left, |results, position| {
+        put(axes.get(position).ok_or(NoRoom)?, position, results)
+    })
 }
 
 /// How many axes there are in bits 0 to 5, and in bits 26 to 31 how many are left.
@@ -532,27 +540,12 @@ fn interval_word(interval: Duration) -> u32 {
 }
 
 fn list_intervals(intervals: &Intervals, skip: u32, results: &mut Results<'_>) -> Done {
-    match intervals {
-        Intervals::Discrete(list) => {
-            let total = list.len();
-            results.list(
-                total,
-                skip,
-                MAX_COUNT,
-                count_and_left,
-                |results, position| results.word(interval_word(*list.get(position).ok_or(NoRoom)?)),
-            )
-        }
-        // All three, or none.
-        &Intervals::Range { min, max, step } => {
-            if skip != 0 {
-                return Err(Status::OutOfRange.into());
-            }
-            let [min, max, step] = [min, max, step].map(interval_word);
-            results.words([3 | RANGE, min, max, step])?;
-            Ok(())
-        }
-    }
+    let intervals = match intervals {
+        Intervals::Discrete(list) => Choice::List(list),
+        &Intervals::Range { min, max, step } => Choice::Range([min, max, step]),
+    };
+    let put = |results: &mut Results<'_>, interval| results.word(interval_word(interval));
+    results.choice(intervals, skip, put)
 }
 
 impl Protocol for Sensors {
@@ -624,17 +617,7 @@ impl Protocol for Sensors {
             AXIS_DESCRIPTION_GET => {
                 let [id, skip] = arguments.words()?;
                 let found = self.view.find(sensors, id)?;
-                let axes = axes(&found)?;
-                let most = Shape::MAX_AXES;
-                results.list(
-                    axes.len(),
-                    skip,
-                    most,
-                    axes_and_left,
-                    |results, position| {
-                        describe_axis(axes.get(position).ok_or(NoRoom)?, position, results)
-                    },
-                )?;
+                list_axes(&found, skip, results, describe_axis)?;
             }
             LIST_UPDATE_INTERVALS => {
                 let [id, skip] = arguments.words()?;
@@ -668,20 +651,11 @@ impl Protocol for Sensors {
             _ => {
                 let [id, skip] = arguments.words()?;
                 let found = self.view.find(sensors, id)?;
-                let axes = axes(&found)?;
-                let most = Shape::MAX_AXES;
-                results.list(
-                    axes.len(),
-                    skip,
-                    most,
-                    axes_and_left,
-                    |results, position| {
-                        let axis = axes.get(position).ok_or(NoRoom)?;
-                        // Fits: there are at most `Shape::MAX_AXES`.
-                        results.word(position as u32)?;
-                        results.long_name(&axis.name)
-                    },
-                )?;
+                list_axes(&found, skip, results, |axis, position, results| {
+                    // Fits: there are at most `Shape::MAX_AXES`.
+                    results.word(position as u32)?;
+                    results.long_name(&axis.name)
+                })?;
             }
         }
         Ok(())

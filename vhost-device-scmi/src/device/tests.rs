@@ -1,6 +1,6 @@
 //! The device on rings of its own: no socket, no session. Time passes when a test says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

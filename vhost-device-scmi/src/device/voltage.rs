@@ -1,7 +1,7 @@
 //! The voltage domain protocol (0x17).
 
 use super::agent::{Call, Context, Found, Protocol, View};
-use super::wire::{Done, MAX_COUNT, NoRoom, Results, Status, bits, count_and_left, is_long};
+use super::wire::{Choice, Done, Results, Status, bits, is_long};
 use crate::host::{Levels, ResourceId, Voltage};
 
 const DOMAIN_ATTRIBUTES: u8 = 0x3;
@@ -18,9 +18,6 @@ const ON: u32 = 7;
 
 /// `VOLTAGE_LEVEL_SET`: answer at once, and tell later.
 const ASYNC: u32 = 1;
-
-/// `VOLTAGE_DESCRIBE_LEVELS`: three numbers are the lowest, the highest and the step.
-const RANGE: u32 = 1 << 12;
 
 #[derive(Debug)]
 pub(super) struct Voltages {
@@ -49,26 +46,11 @@ impl Voltages {
     }
 
     fn describe_levels(domain: &Found<'_, Voltage>, skip: u32, results: &mut Results<'_>) -> Done {
-        match &domain.kind.levels {
-            Levels::Discrete(levels) => {
-                let total = levels.len();
-                results.list(
-                    total,
-                    skip,
-                    MAX_COUNT,
-                    count_and_left,
-                    |results, position| results.word(word(*levels.get(position).ok_or(NoRoom)?)),
-                )
-            }
-            // All three, or none.
-            &Levels::Range { min, max, step } => {
-                if skip != 0 {
-                    return Err(Status::OutOfRange.into());
-                }
-                results.words([3 | RANGE, word(min), word(max), word(step)])?;
-                Ok(())
-            }
-        }
+        let levels = match &domain.kind.levels {
+            Levels::Discrete(levels) => Choice::List(levels),
+            &Levels::Range { min, max, step } => Choice::Range([min, max, step]),
+        };
+        results.choice(levels, skip, |results, level| results.word(word(level)))
     }
 }
 

@@ -273,6 +273,48 @@ impl<'a> Results<'a> {
     }
 }
 
+/// What a guest may choose from, for an answer that tells of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Choice<'a, T> {
+    /// These.
+    List(&'a [T]),
+    /// From the lowest to the highest, with a step between two.
+    Range([T; 3]),
+}
+
+impl Results<'_> {
+    /// A part of a list, or the three numbers of a range.
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        choice: Choice<'_, T>,
+        skip: u32,
+        put: impl Fn(&mut Self, T) -> Result<(), NoRoom>,
+    ) -> Done {
+        match choice {
+            Choice::List(list) => {
+                let one = |results: &mut Self, position: usize| {
+                    put(results, *list.get(position).ok_or(NoRoom)?)
+                };
+                self.list(list.len(), skip, MAX_COUNT, count_and_left, one)
+            }
+            // All three, or none.
+            Choice::Range(range) => {
+                if skip != 0 {
+                    return Err(Status::OutOfRange.into());
+                }
+                self.word(3 | RANGE)?;
+                for number in range {
+                    put(self, number)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// In the head of a list: its three numbers are the lowest, the highest and the step.
+const RANGE: u32 = 1 << 12;
+
 /// Whether a name is too long for an answer that has other things in it.
 pub(super) fn is_long(name: &str) -> bool {
     name.len() >= SHORT_NAME

@@ -228,6 +228,9 @@ impl Powercap {
             self.min_cap <= self.max_cap,
             "its lowest cap is above its highest",
         )?;
+        // The hub's word for no cap.
+        let bounded = self.max_cap < u32::MAX;
+        expect(bounded, "its highest cap is above 4294967294")?;
         let one = self.min_cap == self.max_cap;
         expect(one || self.cap_step > 0, "the step between its caps is 0")?;
         expect(self.min_pai_us > 0, "its shortest averaging interval is 0")?;
@@ -372,7 +375,7 @@ mod tests {
     fn test_what_is_wrong_is_said() {
         assert_eq!(sim::platform().check(), Ok(()));
         type Case = (&'static str, fn(&mut Platform));
-        let cases: [Case; 14] = [
+        let cases: [Case; 15] = [
             ("15 characters", |it| {
                 it.vendor = "a name too long".repeat(2)
             }),
@@ -406,6 +409,9 @@ mod tests {
                     .clear();
             }),
             ("lowest cap is 0", |it| it.powercaps[0].kind.min_cap = 0),
+            ("above 4294967294", |it| {
+                it.powercaps[0].kind.max_cap = u32::MAX
+            }),
             ("in any way", |it| {
                 it.resets[0].kind.autonomous = false;
                 it.resets[0].kind.explicit = false;

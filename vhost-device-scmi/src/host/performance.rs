@@ -68,6 +68,13 @@ pub struct Limits {
     pub max: usize,
 }
 
+impl Limits {
+    /// Whether a level is within them.
+    pub fn contains(self, position: usize) -> bool {
+        (self.min..=self.max).contains(&position)
+    }
+}
+
 /// What drives a performance domain. Levels are positions in [`Performance::levels`].
 pub trait PerformanceDriver: Driver {
     /// The level that it has; the next below when it is between two.
@@ -76,10 +83,10 @@ pub trait PerformanceDriver: Driver {
     /// The hardware's.
     fn level(&self) -> Result<usize>;
 
-    /// Sets the level, which is within the limits.
+    /// Sets the level, which is within the limits that were told last.
     ///
     /// # Errors
-    /// The hardware's; then it is as before.
+    /// The hardware's, or `OutOfRange` where the limits are others by now; then it is as before.
     fn set_level(&self, position: usize) -> Result<()>;
 
     /// The limits that it has; the whole table at first.

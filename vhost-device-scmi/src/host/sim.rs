@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{
-    ClockDriver, Driver, Guest, Limits, PerformanceDriver, PinSetting, PinctrlDriver, Pins,
+    ClockDriver, Driver, Error, Guest, Limits, PerformanceDriver, PinSetting, PinctrlDriver, Pins,
     PowerDriver, PowerState, PowercapDriver, Reading, ResetDriver, Result, SensorDriver,
     SystemDriver, SystemState, VoltageDriver,
 };
@@ -416,7 +416,12 @@ impl PerformanceDriver for SimPerformance {
     }
 
     fn set_level(&self, position: usize) -> Result<()> {
-        self.0.lock().0 = position;
+        let mut state = self.0.lock();
+        // Another guest may have set them since they were looked at.
+        if !state.1.contains(position) {
+            return Err(Error::OutOfRange);
+        }
+        state.0 = position;
         Ok(())
     }
 
@@ -443,7 +448,7 @@ impl Simulated for SimPerformance {
         let level: usize = parse(text, "position of a level")?;
         let mut state = self.0.lock();
         let Limits { min, max } = state.1;
-        if !(min..=max).contains(&level) {
+        if !state.1.contains(level) {
             return Err(format!("the level is from {min} to {max}"));
         }
         state.0 = level;

@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use super::file::{self, Choice, File, Files, GuestKey, Who};
 use super::{Checked, Problem, Span};
-use crate::host::linux::attribute::{Attribute, DIGITS, Number, Place, Sink, Switch};
+use crate::host::linux::attribute::{Attribute, DIGITS, Number, Place, Sink, Switch, Window};
 use crate::host::linux::hook::{
     HookClock, HookPerformance, HookReset, HookSensor, HookSystem, HookVoltage,
 };
@@ -814,8 +814,10 @@ impl Builder<'_> {
                 Arc::new(HookPerformance {
                     levels: numbers,
                     level,
-                    min: min.map_or_else(|| memory(first), Ok)?,
-                    max: max.map_or_else(|| memory(last), Ok)?,
+                    limits: Window::new(
+                        min.map_or_else(|| memory(first), Ok)?,
+                        max.map_or_else(|| memory(last), Ok)?,
+                    ),
                     backing,
                 })
             }

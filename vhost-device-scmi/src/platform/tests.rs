@@ -239,6 +239,24 @@ fn test_what_is_wrong_is_told_with_line_and_key() {
         ("vendor = ", 1, "", "string values must be quoted"),
         ("\n\nvendor = 3", 3, "vendor", "expected a string"),
         (
+            "[[sensor]]\nname = 'a'\nsim = 1\ntrip-points = 300",
+            4,
+            "sensor[0].trip-points",
+            "integer `300`, expected a number from 0 to 255",
+        ),
+        (
+            "[system]\ntimeout-ms = -1",
+            2,
+            "system.timeout-ms",
+            "integer `-1`, expected a number from 0 on",
+        ),
+        (
+            "[system]\ntimeout-ms = 'x'",
+            2,
+            "system.timeout-ms",
+            "expected a number from 0 on",
+        ),
+        (
             "vendor = \"x\"\nvendors = \"y\"",
             2,
             "vendors",

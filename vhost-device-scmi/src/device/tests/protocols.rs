@@ -729,6 +729,30 @@ fn test_sensors_tell_of_readings() {
 }
 
 #[test]
+fn test_all_that_is_due_has_its_turn_however_slow_reading_is() {
+    let mut bench = Bench::new();
+    bench.give(4, LINUX);
+    bench.ok(POWERCAP, 0xb, &[0, 1, 1, 2]);
+    for sensor in [CPU_TEMP, FAN] {
+        bench.ok(SENSOR, 0xb, &[sensor, 1]);
+        bench.ok(SENSOR, 0xa, &[sensor, 1]);
+    }
+    // A reading takes so long that all is due again after it.
+    for _ in 0..3 {
+        bench.now += Duration::from_secs(3600);
+        let now = bench.now;
+        bench.with_queues(|device, back| {
+            assert!(device.agent.work(&device.hub, now, &mut device.outbox));
+            device.outbox.flush(back);
+        });
+    }
+    let told = bench.told();
+    let told: BTreeSet<_> = told.iter().map(|it| (it.protocol, it.words[1])).collect();
+    let all = [(POWERCAP, 0), (SENSOR, CPU_TEMP), (SENSOR, FAN)];
+    assert_eq!(told, all.into());
+}
+
+#[test]
 fn test_trip_points_fire_when_they_are_crossed() {
     const RISING: u32 = 1;
     const FALLING: u32 = 2;

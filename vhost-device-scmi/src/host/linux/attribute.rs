@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FileType, Mode, OFlags};
 use vhost_device_backend::RateLimit;
@@ -353,6 +354,68 @@ impl Number {
     }
 }
 
+/// Two numbers, the first of which is never above the second.
+#[derive(Debug)]
+pub struct Window {
+    min: Number,
+    max: Number,
+    /// Held while both are read or set: of two that set them at once, each might win one.
+    both: Mutex<()>,
+}
+
+impl Window {
+    /// The numbers from `min` to `max`.
+    pub fn new(min: Number, max: Number) -> Self {
+        Self {
+            min,
+            max,
+            both: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.both.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Both numbers.
+    ///
+    /// # Errors
+    /// The files'.
+    pub fn get(&self) -> Result<(i64, i64)> {
+        let _both = self.lock();
+        Ok((self.min.get()?, self.max.get()?))
+    }
+
+    /// Sets both.
+    ///
+    /// # Errors
+    /// The files'; then both are as before, if that can be had.
+    pub fn set(&self, wanted: (i64, i64)) -> Result<()> {
+        let _both = self.lock();
+        let before = (self.min.get()?, self.max.get()?);
+        self.write(wanted, before).inspect_err(|_| {
+            // One of both may be written.
+            let _ = self.write(before, wanted);
+        })
+    }
+
+    /// Writes both, in the order in which the lower one is never above the higher one.
+    fn write(&self, (min, max): (i64, i64), before: (i64, i64)) -> Result<()> {
+        if min > before.1 {
+            self.max.set(max)?;
+            self.min.set(min)
+        } else {
+            self.min.set(min)?;
+            self.max.set(max)
+        }
+    }
+
+    /// The first number is what it must not be.
+    pub(super) fn says(&self, what: impl fmt::Display, expected: &str) -> Error {
+        self.min.says(what, expected)
+    }
+}
+
 /// Something that is on or off.
 #[derive(Debug)]
 pub struct Switch {
@@ -428,6 +491,27 @@ mod tests {
                 Some(number) => assert_eq!(attribute.number().unwrap(), number),
                 None => assert!(matches!(attribute.number(), Err(Error::Hardware(_)))),
             }
+        }
+    }
+
+    #[test]
+    fn test_a_window_that_cannot_be_set_is_as_before() {
+        let tree = Tree::new();
+        tree.files("", &[("min", "10"), ("max", "20")]);
+        tree.fifo("full");
+        let (min, max, full) = (tree.path("min"), tree.path("max"), tree.path("full"));
+        let filler = Sink::open(&full).unwrap();
+        while filler.write("x".repeat(200)).is_ok() || filler.write(1).is_ok() {}
+        let min = Number::open(Place::at(&min, true), 0).unwrap();
+        let place = Place {
+            get: Some(&max),
+            set: Some(&full),
+        };
+        let window = Window::new(min, Number::open(place, 0).unwrap());
+        // Whichever of both is written first.
+        for wanted in [(20, 20), (40, 40)] {
+            assert!(matches!(window.set(wanted), Err(Error::Busy)));
+            assert_eq!(window.get().unwrap(), (10, 20));
         }
     }
 

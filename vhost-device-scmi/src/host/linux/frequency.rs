@@ -7,9 +7,9 @@
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::attribute::{Attribute, Number, Place, parse_number};
+use super::attribute::{Attribute, Number, Place, Window, parse_number};
 use super::{OpenError, Opened, Root};
-use crate::host::{Driver, Limits, PerformanceDriver, Result};
+use crate::host::{Driver, Error, Limits, PerformanceDriver, Result};
 
 /// How much less than a level's frequency a measured one may be, as its part: counters are not
 /// exact.
@@ -30,8 +30,7 @@ pub struct Scaling {
     /// How many of the kernel's units a kHz has.
     per_khz: i64,
     current: Attribute,
-    min: Number,
-    max: Number,
+    window: Window,
     backing: String,
 }
 
@@ -113,8 +112,10 @@ impl Scaling {
             exact,
             per_khz: names.per_khz,
             current: Attribute::to_read(&file(names.current))?,
-            min: Number::open(Place::at(&min, writable), 0)?,
-            max: Number::open(Place::at(&max, writable), 0)?,
+            window: Window::new(
+                Number::open(Place::at(&min, writable), 0)?,
+                Number::open(Place::at(&max, writable), 0)?,
+            ),
             backing: directory.display().to_string(),
         })
     }
@@ -137,8 +138,7 @@ impl Scaling {
                 level: None,
             }),
             current: self.current,
-            min: self.min,
-            max: self.max,
+            window: self.window,
             backing: self.backing,
         }
     }
@@ -164,11 +164,10 @@ fn frequencies(available: &Attribute) -> Opened<Vec<i64>> {
 pub struct Frequency {
     /// The kernel's number for each level.
     table: Vec<i64>,
-    /// Also held while the files are written, as there are two.
+    /// Also held while the files are written.
     state: Mutex<State>,
     current: Attribute,
-    min: Number,
-    max: Number,
+    window: Window,
     backing: String,
 }
 
@@ -199,26 +198,11 @@ impl Frequency {
     fn apply(&self, state: &mut State, wanted: State) -> Result<()> {
         let (min, max) = wanted.window();
         let (Some(&min), Some(&max)) = (self.table.get(min), self.table.get(max)) else {
-            return Err(crate::host::Error::OutOfRange);
+            return Err(Error::OutOfRange);
         };
-        let before = (self.min.get()?, self.max.get()?);
-        self.write((min, max), before).inspect_err(|_| {
-            // One of both may be written.
-            let _ = self.write(before, (min, max));
-        })?;
+        self.window.set((min, max))?;
         *state = wanted;
         Ok(())
-    }
-
-    /// Writes both, in the order in which the lower one is never above the higher one.
-    fn write(&self, (min, max): (i64, i64), before: (i64, i64)) -> Result<()> {
-        if min > before.1 {
-            self.max.set(max)?;
-            self.min.set(min)
-        } else {
-            self.min.set(min)?;
-            self.max.set(max)
-        }
     }
 }
 
@@ -240,6 +224,10 @@ impl PerformanceDriver for Frequency {
 
     fn set_level(&self, position: usize) -> Result<()> {
         let mut state = self.lock();
+        // Another guest may have set them since they were looked at.
+        if !state.limits.contains(position) {
+            return Err(Error::OutOfRange);
+        }
         let wanted = State {
             level: Some(position),
             ..*state
@@ -264,7 +252,6 @@ impl PerformanceDriver for Frequency {
 mod tests {
     use super::super::tests::Tree;
     use super::*;
-    use crate::host::Error;
 
     const POLICY: &str = "sys/devices/system/cpu/cpufreq/policy0";
 
@@ -314,6 +301,20 @@ mod tests {
         window_is(&tree, "1200000", "1200000");
         assert_eq!(domain.limits().unwrap(), limits);
         assert!(matches!(domain.set_level(3), Err(Error::OutOfRange)));
+    }
+
+    #[test]
+    fn test_a_level_that_is_outside_by_now_is_out_of_range() {
+        let sim = crate::host::sim::SimPerformance::new(4, 0);
+        let tree = cpus();
+        let scaling = cpufreq(&tree.root(), "policy0", true).unwrap();
+        let levels = scaling.frequencies_khz.clone();
+        let domain = scaling.driver(&levels);
+        for driver in [&sim as &dyn PerformanceDriver, &domain] {
+            driver.set_limits(Limits { min: 0, max: 1 }).unwrap();
+            assert!(matches!(driver.set_level(2), Err(Error::OutOfRange)));
+            driver.set_level(1).unwrap();
+        }
     }
 
     #[test]

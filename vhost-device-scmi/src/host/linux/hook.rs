@@ -4,7 +4,7 @@
 //! the file may be a FIFO, and whoever reads it gets a line for each change.
 
 use super::Opened;
-use super::attribute::{Attribute, Number, Sink, Switch, parse_number};
+use super::attribute::{Attribute, Number, Sink, Switch, Window, parse_number};
 use crate::host::{
     ClockDriver, Driver, Error, Guest, Limits, PerformanceDriver, Reading, ResetDriver, Result,
     SensorDriver, SystemDriver, SystemState, VoltageDriver,
@@ -103,10 +103,8 @@ pub struct HookPerformance {
     pub levels: Vec<u32>,
     /// The level.
     pub level: Number,
-    /// The lowest level that it may have.
-    pub min: Number,
-    /// The highest.
-    pub max: Number,
+    /// The lowest level that it may have, and the highest.
+    pub limits: Window,
     /// What it is called in `--check`.
     pub backing: String,
 }
@@ -143,19 +141,17 @@ impl PerformanceDriver for HookPerformance {
     }
 
     fn limits(&self) -> Result<Limits> {
-        let (min, max) = (
-            self.position(self.min.get()?),
-            self.position(self.max.get()?),
-        );
+        let (min, max) = self.limits.get()?;
+        let (min, max) = (self.position(min), self.position(max));
         match min <= max {
             true => Ok(Limits { min, max }),
-            false => Err(self.min.says(min, "below the highest level")),
+            false => Err(self.limits.says(min, "below the highest level")),
         }
     }
 
     fn set_limits(&self, limits: Limits) -> Result<()> {
-        self.min.set(self.level_at(limits.min)?)?;
-        self.max.set(self.level_at(limits.max)?)?;
+        let wanted = (self.level_at(limits.min)?, self.level_at(limits.max)?);
+        self.limits.set(wanted)?;
         let level = self.level()?;
         match level.max(limits.min).min(limits.max) {
             same if same == level => Ok(()),

@@ -342,6 +342,12 @@ fn name_of(group: &[Channel]) -> &str {
     group.first().map_or("", |channel| &channel.group)
 }
 
+/// A name of the host's, without what is no printable ASCII and what is too much.
+fn tellable(name: &str) -> String {
+    let ascii = name.chars().filter(|letter| (' '..='~').contains(letter));
+    ascii.take(MAX_NAME).collect()
+}
+
 /// One number, or several where channels are axes.
 fn shape(channels: &[Channel], quantities: Vec<Quantity>) -> Shape {
     match (channels, &quantities[..]) {
@@ -349,8 +355,7 @@ fn shape(channels: &[Channel], quantities: Vec<Quantity>) -> Shape {
         _ => {
             let axes = channels.iter().zip(quantities);
             let axes = axes.map(|(channel, quantity)| {
-                let mut name = channel.axis_name();
-                name.truncate(MAX_NAME);
+                let name = tellable(&channel.axis_name());
                 Axis { name, quantity }
             });
             Shape::Axes(axes.collect())
@@ -400,10 +405,8 @@ pub(super) fn sensors(device: &Path, channel: Option<&str>) -> Opened<Vec<Resour
             true => called.clone(),
             false => format!("{called}-{channel}"),
         };
-        // What is no printable ASCII in a name of the host's is left out.
-        let name = name.chars().filter(|letter| (' '..='~').contains(letter));
         Ok(Resource {
-            name: name.take(MAX_NAME).collect(),
+            name: tellable(&name),
             permissions: Permissions::all(Access::Read),
             kind: Sensor {
                 shape,
@@ -512,6 +515,13 @@ mod tests {
         assert_eq!(read_scalar(&tree, "in_pressure"), expected);
         // Raw, where there are both.
         assert_eq!(read_scalar(&tree, "in_illuminance"), (7, 0, Unit::LUX));
+    }
+
+    #[test]
+    fn test_a_name_of_the_hosts_is_one_that_can_be_told() {
+        // The 63rd byte is within a letter.
+        let long = format!("{}é{}", "a".repeat(62), "b".repeat(9));
+        assert_eq!(tellable(&long), format!("{}b", "a".repeat(62)));
     }
 
     #[test]
