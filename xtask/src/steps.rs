@@ -237,6 +237,8 @@ impl Action {
 /// The advisories are left out: their database is not a package that could be pinned.
 fn deny() -> Result<()> {
     let program = setup::install_crate("cargo-deny", CARGO_DENY, &Progress::new())?;
+    // What other systems depend on is looked at too, and no build has downloaded it.
+    cargo::run(&["fetch", "--locked"])?;
     let args = ["--offline", "check", "--hide-inclusion-graph"];
     let status = Command::new(program)
         .args(args)
