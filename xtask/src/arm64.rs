@@ -62,13 +62,29 @@ struct Skipped {
 
 /// All of them. Those that are `#[ignore]`d, as they need the hardware of the host guest, are not
 /// among them: they are ignored here as everywhere.
-const SKIPPED: [Skipped; 1] = [Skipped {
-    package: "common/backend",
-    target: "reconnect",
-    test: "v7_a_thousand_connections_leave_nothing_behind",
-    reason: "qemu-user gives the kernel twice the room for file descriptors that recvmsg was \
-             given, and does not close those that the program has no room for",
-}];
+const SKIPPED: [Skipped; 5] = [
+    Skipped {
+        package: "common/backend",
+        target: "reconnect",
+        test: "v7_a_thousand_connections_leave_nothing_behind",
+        reason: "qemu-user gives the kernel twice the room for file descriptors that recvmsg was \
+                 given, and does not close those that the program has no room for",
+    },
+    killed("v10_back_ends_on_split_rings_are_killed"),
+    killed("v10_back_ends_on_packed_rings_are_killed"),
+    killed("v10_back_ends_on_split_rings_in_order_are_killed"),
+    killed("v10_back_ends_on_packed_rings_in_order_are_killed"),
+];
+
+const fn killed(test: &'static str) -> Skipped {
+    Skipped {
+        package: "common/backend",
+        target: "killed",
+        test,
+        reason: "it kills thousands of processes, each of which takes many times longer to get \
+                 anywhere under emulation",
+    }
+}
 
 /// What to do.
 #[derive(Debug, Subcommand)]
