@@ -135,10 +135,16 @@ impl Place {
         }
     }
 
+    /// AVAIL and USED of a descriptor that is available in this round (VIRTIO 1.4 §2.8.1).
+    #[inline(always)]
+    fn available_flags(self) -> u16 {
+        if self.wrap { AVAIL } else { USED }
+    }
+
     /// Whether a descriptor with these flags is available in this round (VIRTIO 1.4 §2.8.1).
     #[inline]
     pub(crate) fn is_available(self, flags: u16) -> bool {
-        flags & (AVAIL | USED) == if self.wrap { AVAIL } else { USED }
+        flags & (AVAIL | USED) == self.available_flags()
     }
 }
 
@@ -239,9 +245,8 @@ impl PackedRing {
     pub(crate) fn restore(&self, place: Place) {
         if !self.is_available(place) {
             let flags = self.flags(place.slot);
-            let round = if place.wrap { AVAIL } else { USED };
             let rest = u16::from_le(flags.load(Ordering::Relaxed)) & !(AVAIL | USED);
-            flags.store((rest | round).to_le(), Ordering::Release);
+            flags.store((rest | place.available_flags()).to_le(), Ordering::Release);
         }
     }
 

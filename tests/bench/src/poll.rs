@@ -14,11 +14,12 @@ use vhost_device_guest::setup::Build;
 use crate::cli::Cli;
 use crate::cpus::{Cpus, Placement};
 use crate::daemon::Daemon;
+use crate::host::Figures;
 use crate::load::{Guest, Job, Slot, Waiting};
 use crate::machine::Machine;
 use crate::process::cpu_time;
 use crate::programs::{self, Each, PEER_VERSION, Side, Sides};
-use crate::stats::{Better, Summary, quantile};
+use crate::stats::{Better, Summary, micros};
 use crate::table::{Form, Kind, Row, Table, conclusion, print_paragraph, print_title};
 
 const PROGRAM: &str = "vhost-device-rng";
@@ -40,23 +41,20 @@ const TIME: Kind = Kind {
     digits: 2,
 };
 
-/// What a run gave, in microseconds.
+/// What a run gave.
 #[derive(Clone, Copy, Debug)]
-struct Figures {
-    median: f64,
-    p99: f64,
-    /// The daemon's CPU time for a request.
-    cpu: f64,
-    /// The daemon's CPU time while nothing was asked for.
+struct Trip {
+    figures: Figures,
+    /// The daemon's CPU time while nothing was asked for, in microseconds.
     idle: f64,
 }
 
 /// A round: ours as it is, ours that polls, and the peer.
 #[derive(Clone, Copy, Debug)]
 struct Round {
-    plain: Figures,
-    polling: Figures,
-    peer: Figures,
+    plain: Trip,
+    polling: Trip,
+    peer: Trip,
 }
 
 /// A way to wait, and all rounds.
@@ -118,31 +116,22 @@ fn trip(
     cpus: &Cpus,
     waiting: Waiting,
     cell: Duration,
-) -> Result<Figures> {
+) -> Result<Trip> {
     let mut daemon = cpus.for_daemons(|| Daemon::start(side, 1, arguments))?;
     let mut guest = Guest::start(daemon.connect(0)?, SIZE.into(), 0)?;
     cpus.for_driver(|| {
         let buffer = Buffer::writable(guest.data(), SIZE);
         let mut job = Job::new(vec![Slot::new(vec![vec![buffer]])]).timed();
         guest.run(&mut job, cell / 5, waiting)?;
+        let figures = Figures::of(&daemon, || guest.run(&mut job, cell, waiting))?;
         let before = cpu_time(daemon.pid())?;
-        let done = guest.run(&mut job, cell, waiting)?;
-        let busy = cpu_time(daemon.pid())?;
         thread::sleep(IDLE);
-        let idle = cpu_time(daemon.pid())?;
-        let mut times: Vec<f64> = done.times.iter().copied().map(micros).collect();
-        times.sort_by(f64::total_cmp);
-        Ok(Figures {
-            median: quantile(&times, 0.5),
-            p99: quantile(&times, 0.99),
-            cpu: micros(busy.saturating_sub(before)) / done.requests as f64,
-            idle: micros(idle.saturating_sub(busy)),
+        let idle = cpu_time(daemon.pid())?.saturating_sub(before);
+        Ok(Trip {
+            figures,
+            idle: micros(idle),
         })
     })
-}
-
-fn micros(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e6
 }
 
 fn print(
@@ -200,18 +189,18 @@ fn name(waiting: Waiting) -> &'static str {
     }
 }
 
-fn table(place: &str, measured: &[Measured], ours: fn(&Round) -> Figures) -> Table {
+fn table(place: &str, measured: &[Measured], ours: fn(&Round) -> Trip) -> Table {
     let figures: [Figure; 3] = [
         ("round trip, median", |figures| figures.median),
-        ("round trip, p99", |figures| figures.p99),
+        ("round trip, p99", |figures| figures.percentile_99),
         ("CPU time for a request", |figures| figures.cpu),
     ];
     let rows = measured.iter().flat_map(|(waiting, rounds)| {
         let pairs: Vec<_> = rounds
             .iter()
             .map(|round| Each {
-                ours: ours(round),
-                peer: round.peer,
+                ours: ours(round).figures,
+                peer: round.peer.figures,
             })
             .collect();
         figures.map(|(what, of)| Row::new(format!("{what}, {}", name(*waiting)), &pairs, TIME, of))
@@ -228,7 +217,7 @@ fn gain(measured: &[Measured]) -> String {
     let sentences = measured.iter().map(|(waiting, rounds)| {
         let pairs = rounds
             .iter()
-            .map(|round| (round.polling.median, round.plain.median));
+            .map(|round| (round.polling.figures.median, round.plain.figures.median));
         let ratio = Summary::of_ratios(pairs, Better::Less);
         format!(
             "With the {}, a round trip with polling is {:.2} times ({:.2}–{:.2}) as fast as one \
@@ -244,7 +233,7 @@ fn gain(measured: &[Measured]) -> String {
 
 /// What an idle guest costs.
 fn idle(measured: &[Measured]) -> String {
-    let median = |of: fn(&Round) -> Figures| {
+    let median = |of: fn(&Round) -> Trip| {
         let rounds = measured.iter().flat_map(|(_, rounds)| rounds);
         Summary::of(rounds.map(|round| of(round).idle)).median
     };

@@ -10,11 +10,11 @@ use vhost_device_guest::setup::Build;
 use crate::cli::Cli;
 use crate::cpus::{Cpus, Placement};
 use crate::daemon::Daemon;
+use crate::host::{Figures, Plan};
 use crate::load::{Guest, Job, Slot, Waiting};
 use crate::machine::Machine;
-use crate::process::cpu_time;
 use crate::programs::{self, Each, Side, Sides};
-use crate::stats::{Better, quantile};
+use crate::stats::Better;
 use crate::table::{Form, Kind, Row, Table, conclusion, print_paragraph, print_title};
 
 const PROGRAM: &str = "vhost-device-scmi";
@@ -88,16 +88,6 @@ const LATENCY: Kind = Kind {
     digits: 2,
 };
 
-/// What a run gave; times in microseconds.
-#[derive(Clone, Copy, Debug)]
-struct Figures {
-    requests: f64,
-    median: f64,
-    p99: f64,
-    /// The daemon's CPU time for a message.
-    cpu: f64,
-}
-
 /// What one row of each table is of.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
@@ -161,24 +151,11 @@ fn load(side: &Side, shape: Shape, cpus: &Cpus, cell: Duration) -> Result<Figure
         let done = guest.run(&mut on, Duration::ZERO, Waiting::Asleep)?;
         ensure!(done.failed == 0, "the sensor cannot be turned on");
         let mut job = shape.command.job(&guest, shape.depth).timed();
-        guest.run(&mut job, cell / 5, Waiting::Asleep)?;
-        let before = cpu_time(daemon.pid())?;
-        let done = guest.run(&mut job, cell, Waiting::Asleep)?;
-        let cpu = cpu_time(daemon.pid())?.saturating_sub(before);
-        ensure!(
-            done.failed == 0,
-            "{} of {} answers were errors",
-            done.failed,
-            done.requests
-        );
-        let mut times: Vec<f64> = done.times.iter().copied().map(micros).collect();
-        times.sort_by(f64::total_cmp);
-        Ok(Figures {
-            requests: done.requests as f64 / done.time.as_secs_f64(),
-            median: quantile(&times, 0.5),
-            p99: quantile(&times, 0.99),
-            cpu: micros(cpu) / done.requests as f64,
-        })
+        let plan = Plan { rounds: 1, cell };
+        let figures = Figures::of_job(&mut job, &mut guest, &daemon, &plan)?;
+        let failed = figures.failed;
+        ensure!(failed == 0.0, "{failed} of all answers were errors");
+        Ok(figures)
     })
 }
 
@@ -203,10 +180,6 @@ impl Command {
         });
         Job::new(slots.collect())
     }
-}
-
-fn micros(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e6
 }
 
 fn print(
@@ -243,9 +216,9 @@ fn print(
         )?;
     }
     let tables = [
-        table(REQUESTS, "", measured, |figures| figures.requests),
+        table(REQUESTS, "", measured, |figures| figures.good),
         table(LATENCY, ", median", measured, |figures| figures.median),
-        table(LATENCY, ", p99", measured, |figures| figures.p99),
+        table(LATENCY, ", p99", measured, |figures| figures.percentile_99),
         table(LATENCY, ", CPU time of the daemon", measured, |figures| {
             figures.cpu
         }),

@@ -1,5 +1,7 @@
 //! Medians, quartiles and ratios.
 
+use std::time::Duration;
+
 /// The middle of some figures and how far they spread.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Summary {
@@ -40,6 +42,11 @@ impl Summary {
             Better::Less => peer / ours,
         }))
     }
+}
+
+/// A time in microseconds.
+pub(crate) fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
 }
 
 /// The figure that a fraction of the others is below, between two of them if need be; 0 of none.

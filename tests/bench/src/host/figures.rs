@@ -1,7 +1,5 @@
 //! What a load gave, and how it comes out of the guest: as lines of numbers.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, bail, ensure};
 
 use super::Plan;
@@ -9,7 +7,7 @@ use crate::daemon::Daemon;
 use crate::load::{Done, Guest, Job, Waiting};
 use crate::process::cpu_time;
 use crate::programs::Each;
-use crate::stats::quantile;
+use crate::stats::{micros, quantile};
 
 /// The first word of a line of figures.
 const MARK: &str = "figures";
@@ -46,7 +44,7 @@ impl Figures {
         let before = cpu_time(daemon.pid())?;
         let done = work()?;
         let cpu = cpu_time(daemon.pid())?.saturating_sub(before);
-        let mut times: Vec<f64> = done.times.iter().map(microseconds).collect();
+        let mut times: Vec<f64> = done.times.iter().copied().map(micros).collect();
         times.sort_by(f64::total_cmp);
         let requests = done.requests as f64;
         Ok(Self {
@@ -54,13 +52,9 @@ impl Figures {
             failed: done.failed as f64 / requests,
             median: quantile(&times, 0.5),
             percentile_99: quantile(&times, 0.99),
-            cpu: microseconds(&cpu) / requests,
+            cpu: micros(cpu) / requests,
         })
     }
-}
-
-fn microseconds(time: &Duration) -> f64 {
-    time.as_secs_f64() * 1e6
 }
 
 /// Both sides' figures as a line.

@@ -13,6 +13,7 @@ use crate::daemon::Daemon;
 use crate::load::{Guest, Job, Slot, Waiting};
 use crate::process::{Memory, cpu_time};
 use crate::programs::{Each, Side, Sides};
+use crate::stats::micros;
 
 /// Bytes of a request.
 const SIZES: [u32; 4] = [16, 256, 4 << 10, 64 << 10];
@@ -190,7 +191,7 @@ impl Pair {
         Ok(Figures {
             requests: requests / done.time.as_secs_f64(),
             bytes: bytes / done.time.as_secs_f64(),
-            cpu: cpu.as_secs_f64() * 1e6 / requests,
+            cpu: micros(cpu) / requests,
             answer: bytes / requests,
         })
     }
