@@ -1,6 +1,7 @@
 //! A part of a ring or of a region for requests in flight, mapped: resolved and checked once, and
 //! reached by offsets from then on.
 
+use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
@@ -94,45 +95,113 @@ impl Area {
         unsafe { self.at::<AtomicU64>(offset).as_ref() }
     }
 
-    /// The area as a table of descriptors, which it is.
-    #[inline]
-    pub(crate) fn table(&self) -> Table {
-        Table(self.base.cast())
+    /// The descriptor in `slot` of an area that is a table of them, read once.
+    pub(crate) fn descriptor(&self, slot: u16) -> Words {
+        let slot = usize::from(slot);
+        debug_assert!((slot + 1) * DESCRIPTOR_SIZE <= self.len);
+        // SAFETY: a whole descriptor inside the area, which keeps it mapped, and is aligned. Volatile,
+        // as the guest may write at any time.
+        unsafe {
+            let from = self.base.cast::<u64>().add(2 * slot);
+            [from.read_volatile(), from.add(1).read_volatile()]
+        }
     }
 
-    /// The descriptor in `slot` of an area that is a table of them, read once.
-    #[inline]
-    pub(crate) fn descriptor(&self, slot: u16) -> Words {
-        debug_assert!((usize::from(slot) + 1) * DESCRIPTOR_SIZE <= self.len);
-        // SAFETY: a whole descriptor inside the area, which keeps it mapped.
-        unsafe { self.table().read(slot) }
+    /// The area as a table of descriptors, which it is.
+    #[inline(always)]
+    pub(crate) fn table(&self) -> Table<'_> {
+        Table {
+            base: self.base.cast(),
+            size: self.len / DESCRIPTOR_SIZE,
+            memory: PhantomData,
+        }
     }
 }
 
-/// A table of descriptors: aligned, but how long it is and for how long it is mapped is not known.
+/// A table of descriptors: aligned, and mapped for as long as what it was made from is borrowed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Table(NonNull<u64>);
+pub(crate) struct Table<'a> {
+    base: NonNull<u64>,
+    size: usize,
+    memory: PhantomData<&'a GuestMemory>,
+}
 
-impl Table {
-    /// The table at an address, if that is aligned.
-    #[inline]
-    pub(crate) fn at(address: NonNull<u8>) -> Option<Self> {
-        let table = Self(address.cast());
-        table.0.is_aligned().then_some(table)
+/// A descriptor, its fields as wide as registers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Link {
+    pub(crate) addr: u64,
+    pub(crate) len: u64,
+    pub(crate) flags: u32,
+    /// `next` or `id`.
+    pub(crate) with: usize,
+}
+
+impl<'a> Table<'a> {
+    /// The indirect table of `len` bytes at `addr`, if that is a whole number of descriptors, aligned,
+    /// and in memory that is at hand.
+    #[inline(always)]
+    pub(crate) fn at_hand(memory: &'a GuestMemory, addr: u64, len: u64) -> Option<Self> {
+        let base = memory.at_hand(addr, len)?.cast::<u64>();
+        // Less than 2^32.
+        let len = len as usize;
+        let is_table = len.is_multiple_of(DESCRIPTOR_SIZE) && base.is_aligned();
+        is_table.then_some(Self {
+            base,
+            size: len / DESCRIPTOR_SIZE,
+            memory: PhantomData,
+        })
     }
 
-    /// Reads descriptor `index` exactly once: what is checked is what is used. As two words, which
-    /// stay in registers.
-    ///
-    /// # Safety
-    /// The table has the descriptor, and is mapped.
+    /// How many descriptors it has.
     #[inline(always)]
-    pub(crate) unsafe fn read<I: Into<usize>>(self, index: I) -> Words {
-        // SAFETY: 16 mapped bytes, as the caller promises, and aligned. Volatile, as the guest may
-        // write at any time.
-        unsafe {
-            let from = self.0.add(2 * index.into());
-            [from.read_volatile(), from.add(1).read_volatile()]
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The `struct virtq_desc` with this index, if the table has it.
+    #[inline(always)]
+    pub(crate) fn virtq(&self, index: usize) -> Option<Link> {
+        let (addr, len, [flags, next]) = self.fields(index)?;
+        Some(Link {
+            addr,
+            len,
+            flags: flags.into(),
+            with: next.into(),
+        })
+    }
+
+    /// The `struct pvirtq_desc` with this index, if the table has it.
+    #[inline(always)]
+    pub(crate) fn pvirtq(&self, index: usize) -> Option<Link> {
+        let (addr, len, [id, flags]) = self.fields(index)?;
+        Some(Link {
+            addr,
+            len,
+            flags: flags.into(),
+            with: id.into(),
+        })
+    }
+
+    /// Reads each field of a descriptor exactly once: what is checked is what is used. One by one, so
+    /// that the next descriptor's index is there as soon as it can be.
+    #[inline(always)]
+    fn fields(&self, index: usize) -> Option<(u64, u64, [u16; 2])> {
+        if index >= self.size {
+            return None;
         }
+        // SAFETY: 16 mapped bytes of the table, which is aligned to 8. Volatile, as the guest may
+        // write at any time.
+        let (addr, len, behind) = unsafe {
+            let addr = self.base.add(2 * index);
+            let len = addr.add(1).cast::<u32>();
+            let behind = len.add(1).cast::<u16>();
+            (
+                addr.read_volatile(),
+                len.read_volatile(),
+                [behind.read_volatile(), behind.add(1).read_volatile()],
+            )
+        };
+        let len = u32::from_le(len).into();
+        Some((u64::from_le(addr), len, behind.map(u16::from_le)))
     }
 }

@@ -142,7 +142,9 @@ pub enum ChainError {
 }
 
 /// A piece of a buffer: where the guest put it and where it is mapped.
+// Its size is a power of two: the quick walk has no registers left to multiply with.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(32))]
 pub(crate) struct Segment {
     pub(crate) guest_addr: u64,
     pub(crate) host: NonNull<u8>,
@@ -166,10 +168,26 @@ unsafe impl Send for Segment {}
 /// What a chain consists of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Buffers<'a> {
-    pub(crate) readable: &'a [Segment],
+    /// The readable segments, and then the writable ones.
+    pub(crate) segments: &'a [Segment],
+    /// How many of them are readable.
+    pub(crate) readable: usize,
     pub(crate) readable_len: usize,
-    pub(crate) writable: &'a [Segment],
     pub(crate) writable_len: usize,
+}
+
+impl<'a> Buffers<'a> {
+    /// None.
+    pub(crate) const NONE: Self = Self {
+        segments: &[],
+        readable: 0,
+        readable_len: 0,
+        writable_len: 0,
+    };
+
+    pub(crate) fn writable(&self) -> &'a [Segment] {
+        self.segments.get(self.readable..).unwrap_or_default()
+    }
 }
 
 /// The careful walk: it knows all rules, and says which was broken. Also the segments that it
@@ -201,9 +219,9 @@ impl Chain {
 
     pub(crate) fn buffers(&self) -> Buffers<'_> {
         Buffers {
-            readable: self.segments.get(..self.readable).unwrap_or_default(),
+            segments: &self.segments,
+            readable: self.readable,
             readable_len: self.readable_len,
-            writable: self.segments.get(self.readable..).unwrap_or_default(),
             writable_len: self.writable_len,
         }
     }

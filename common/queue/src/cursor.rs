@@ -6,7 +6,7 @@
 use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::chain::Segment;
+use crate::chain::{Buffers, Segment};
 use crate::memory::GuestMemory;
 
 /// A buffer that the driver made too short for what was to be read or written.
@@ -23,19 +23,22 @@ pub struct Short {
 /// for `'a`, so they stay mapped for as long as the cursor lives.
 #[derive(Clone, Debug)]
 struct Cursor<'a> {
-    /// The segment that the place is in, and those behind it.
     segments: &'a [Segment],
-    /// How many bytes of the first segment were passed; fewer than it has.
+    /// The segment that the place is in.
+    index: usize,
+    /// How many bytes of it were passed; fewer than it has.
     passed: usize,
+    /// How many bytes there are from the place on.
     left: usize,
 }
 
 impl<'a> Cursor<'a> {
-    /// `segments` of `len` bytes together, all of them in `_memory`.
+    /// `len` bytes from the segment with this index on; all segments are in `_memory`.
     #[inline]
-    fn new(_memory: &'a GuestMemory, segments: &'a [Segment], len: usize) -> Self {
+    fn new(_memory: &'a GuestMemory, segments: &'a [Segment], index: usize, len: usize) -> Self {
         Self {
             segments,
+            index,
             passed: 0,
             left: len,
         }
@@ -52,10 +55,13 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    /// The bytes at the cursor up to the end of their segment; `None` at the end of the chain.
+    /// The bytes at the cursor up to the end of their segment; `None` when none are left.
     #[inline]
     fn piece(&self) -> Option<VolatileSlice<'a, ()>> {
-        let segment = self.segments.first()?;
+        if self.left == 0 {
+            return None;
+        }
+        let segment = self.segments.get(self.index)?;
         let left = segment.len.checked_sub(self.passed)?;
         // SAFETY: `Chain` resolved the segment in the memory that is borrowed for `'a`
         // (see `new`): `len` mapped bytes, of which `passed` are passed over. They are the guest's,
@@ -66,14 +72,14 @@ impl<'a> Cursor<'a> {
     /// Moves on by `count` bytes, at most to the end of the current piece.
     #[inline]
     fn advance(&mut self, count: usize) {
-        let Some((segment, behind)) = self.segments.split_first() else {
+        let Some(segment) = self.segments.get(self.index) else {
             return;
         };
         let count = count.min(segment.len - self.passed);
         self.passed += count;
         self.left -= count;
         if self.passed == segment.len {
-            self.segments = behind;
+            self.index += 1;
             self.passed = 0;
         }
     }
@@ -85,8 +91,13 @@ pub struct Reader<'a>(Cursor<'a>);
 
 impl<'a> Reader<'a> {
     #[inline]
-    pub(crate) fn new(memory: &'a GuestMemory, (segments, len): (&'a [Segment], usize)) -> Self {
-        Self(Cursor::new(memory, segments, len))
+    pub(crate) fn new(memory: &'a GuestMemory, buffers: &Buffers<'a>) -> Self {
+        let Buffers {
+            segments,
+            readable_len,
+            ..
+        } = *buffers;
+        Self(Cursor::new(memory, segments, 0, readable_len))
     }
 
     /// How many bytes are left to read.
@@ -149,10 +160,16 @@ pub struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     #[inline]
-    pub(crate) fn new(memory: &'a GuestMemory, (segments, len): (&'a [Segment], usize)) -> Self {
+    pub(crate) fn new(memory: &'a GuestMemory, buffers: &Buffers<'a>) -> Self {
+        let Buffers {
+            segments,
+            readable,
+            writable_len,
+            ..
+        } = *buffers;
         Self {
-            cursor: Cursor::new(memory, segments, len),
-            len,
+            cursor: Cursor::new(memory, segments, readable, writable_len),
+            len: writable_len,
         }
     }
 

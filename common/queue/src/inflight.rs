@@ -339,7 +339,9 @@ impl Inflight {
     #[cold]
     pub(crate) fn published(&mut self, kind: &Kind) {
         match (&mut self.tracker, kind) {
-            (Tracker::Split(tracker), Kind::Split(ring)) => tracker.published(ring.published()),
+            (Tracker::Split(tracker), Kind::Split(ring)) => {
+                tracker.published(ring.published_index())
+            }
             (Tracker::Packed(tracker), _) => tracker.published(),
             _ => {}
         }

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU8;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -179,9 +179,7 @@ pub enum MemoryError {
 #[derive(Clone, Debug, Default)]
 pub struct GuestMemory {
     regions: Vec<Region>,
-    /// Tells it from all other memory but its clones: who has it has these regions. That without
-    /// any region is 0.
-    id: u64,
+    windows: Box<Windows>,
 }
 
 /// A piece of guest memory that is contiguous in this process too.
@@ -205,17 +203,8 @@ impl GuestMemory {
                 return Err(MemoryError::Overlap(low.guest_addr, high.guest_addr));
             }
         }
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        Ok(Self {
-            regions,
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
-        })
-    }
-
-    /// The same for clones only.
-    #[inline]
-    pub(crate) fn id(&self) -> u64 {
-        self.id
+        let windows = Box::new(Windows::of(&regions));
+        Ok(Self { regions, windows })
     }
 
     /// The regions, by rising guest address.
@@ -233,15 +222,11 @@ impl GuestMemory {
         Some((region, region.left_at(addr)?))
     }
 
-    /// The region that holds `addr`.
-    #[inline(never)]
-    pub(crate) fn window_at(&self, addr: u64) -> Option<Window> {
-        let (region, _) = self.region_at(addr)?;
-        Some(Window {
-            guest_addr: region.guest_addr,
-            len: region.len,
-            host: region.host,
-        })
+    /// Where `len` bytes at `addr` are mapped, when there are any, all of them are in one region, and
+    /// that can be told without a search: but for some bytes of awkward layouts, it can.
+    #[inline(always)]
+    pub(crate) fn at_hand(&self, addr: u64, len: u64) -> Option<NonNull<u8>> {
+        self.windows.at(addr)?.all(addr, len)
     }
 
     /// The longest piece from `addr`, at most `len` bytes: shorter than `len` when the region
@@ -279,30 +264,39 @@ impl GuestMemory {
 
 /// A region as one that looks up address after address has it at hand: nothing to follow.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Window {
+struct Window {
     guest_addr: u64,
     len: u64,
     host: NonNull<u8>,
 }
 
-// SAFETY: an address, of memory that any thread may reach. What is made of it is followed only
-// while the memory is borrowed.
+// SAFETY: as for `Region`, which it is a copy of.
 unsafe impl Send for Window {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Window {}
 
 impl Window {
     /// Nothing is in it.
-    pub(crate) const NONE: Self = Self {
+    const NONE: Self = Self {
         guest_addr: 0,
         len: 0,
         host: NonNull::dangling(),
     };
 
+    fn of(region: &Region) -> Self {
+        Self {
+            guest_addr: region.guest_addr,
+            len: region.len,
+            host: region.host,
+        }
+    }
+
     /// Where `len` bytes at `addr` are mapped, when there are any and all of them are in the region.
     #[inline(always)]
-    pub(crate) fn all(&self, addr: u64, len: u32) -> Option<NonNull<u8>> {
+    fn all(&self, addr: u64, len: u64) -> Option<NonNull<u8>> {
         let offset = addr.wrapping_sub(self.guest_addr);
         // No bytes: the last of them is too far away.
-        let last = u64::from(len).wrapping_sub(1);
+        let last = len.wrapping_sub(1);
         if offset >= self.len || last >= self.len - offset {
             return None;
         }
@@ -311,8 +305,93 @@ impl Window {
     }
 }
 
+/// The region that an address is likely to be in, without a search: by some bits of the address.
+#[derive(Clone, Debug)]
+struct Windows {
+    /// What moves the bits to the top.
+    factor: u64,
+    slots: [Window; Self::SLOTS],
+}
+
+impl Windows {
+    const BITS: u32 = 6;
+    const SLOTS: usize = 1 << Self::BITS;
+    /// From pages up to half of what there can be.
+    const SHIFTS: std::ops::Range<u32> = 12..u64::BITS - Self::BITS;
+
+    /// With the bits that tell the most of the regions' bytes apart.
+    fn of(regions: &[Region]) -> Self {
+        let all: u64 = regions.iter().map(Region::size).sum();
+        let (mut windows, mut reached) = (Self::default(), 0);
+        // Where there are more regions than slots, no choice is good, and each takes its time.
+        let step = 1 + regions.len() / Self::SLOTS;
+        // Few large slots are at hand sooner than many small ones.
+        for shift in Self::SHIFTS.rev().step_by(step) {
+            let (other, reaches) = Self::shifted(shift, regions);
+            if reaches > reached {
+                (windows, reached) = (other, reaches);
+            }
+            if reached == all {
+                break;
+            }
+        }
+        windows
+    }
+
+    /// With the bits from `shift` on, and how many bytes they lead to, about.
+    fn shifted(shift: u32, regions: &[Region]) -> (Self, u64) {
+        let mut windows = Self {
+            factor: 1 << (Self::SHIFTS.end - shift),
+            ..Self::default()
+        };
+        let mut most = [0; Self::SLOTS];
+        for region in regions {
+            // What is in a slot in each round through all of them, and how many rounds there are.
+            let part = 1_u64 << shift;
+            let round = part * Self::SLOTS as u64;
+            let rounds = (region.len / round).max(1);
+            let mut addr = region.guest_addr;
+            let mut left = region.len.min(round);
+            while left > 0 {
+                let here = left.min(part - addr % part);
+                let slot = windows.slot(addr);
+                if let (Some(slot), Some(most)) = (windows.slots.get_mut(slot), most.get_mut(slot))
+                    && here * rounds > *most
+                {
+                    (*slot, *most) = (Window::of(region), here * rounds);
+                }
+                left -= here;
+                addr = addr.wrapping_add(here);
+            }
+        }
+        (windows, most.iter().sum())
+    }
+
+    #[inline(always)]
+    fn slot(&self, addr: u64) -> usize {
+        // Below `SLOTS`.
+        (addr.wrapping_mul(self.factor) >> Self::SHIFTS.end) as usize
+    }
+
+    #[inline(always)]
+    fn at(&self, addr: u64) -> Option<&Window> {
+        self.slots.get(self.slot(addr))
+    }
+}
+
+impl Default for Windows {
+    fn default() -> Self {
+        Self {
+            factor: 0,
+            slots: [Window::NONE; Self::SLOTS],
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn file(len: u64) -> File {
@@ -383,5 +462,80 @@ mod tests {
         }
         assert!(memory.contiguous(0x1800, 0x800).is_some());
         assert!(memory.contiguous(0x1800, 0x801).is_none());
+    }
+
+    /// Regions that no memory is used for.
+    fn layout(regions: &[(u64, u64)]) -> GuestMemory {
+        let longest = regions.iter().map(|(_, len)| *len).max().unwrap_or(1);
+        let mapping = mapping(longest as usize);
+        let region = |&(addr, len)| Region::new(addr, Arc::clone(&mapping), 0, len);
+        let regions = regions.iter().map(region).collect::<Result<_, _>>();
+        GuestMemory::new(regions.expect("sound regions")).expect("regions that do not overlap")
+    }
+
+    #[test]
+    fn all_of_a_usual_guest_is_at_hand() {
+        const M: u64 = 1 << 20;
+        const G: u64 = 1 << 30;
+        let spread: Vec<_> = (0..8).map(|n| (0x1000_0000 + n * 2 * M, M)).collect();
+        let hotplugged: Vec<_> = (0..16).map(|n| (4 * G + n * 128 * M, 128 * M)).collect();
+        for regions in [
+            &[(0x4000_0000, 512 * M)][..],
+            &[(0, 3 * G), (4 * G, 13 * G)],
+            &[(0, 2 * G), (4 * G, 2 * G)],
+            &spread,
+            &hotplugged,
+        ] {
+            let memory = layout(regions);
+            for &(addr, len) in regions {
+                for place in (0..len).step_by((len / 64) as usize) {
+                    let host = memory.contiguous(addr + place, 1).map(|(host, _)| host);
+                    assert!(host.is_some());
+                    assert_eq!(
+                        memory.at_hand(addr + place, 1),
+                        host,
+                        "{regions:x?} {place:#x}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn of_awkward_layouts_the_most_is_at_hand() {
+        // 640 KiB and what is behind them are in one slot, as long as 4 GiB and more are in others.
+        let (low, high) = ((0, 0xa_0000), (0xc_0000, 0x7ff4_0000));
+        let memory = layout(&[low, high, (0x1_0000_0000, 0x1_0000_0000)]);
+        assert_eq!(memory.at_hand(0x1000, 1), None);
+        assert!(memory.at_hand(0xc_0000, 1).is_some());
+        assert!(memory.at_hand(0x1_ffff_ffff, 1).is_some());
+        assert!(memory.contiguous(0x1000, 1).is_some());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn what_is_at_hand_is_what_a_search_finds(
+            gaps in prop::collection::vec((0u64..64, 1u64..64, 0u32..40), 0..80),
+            probes in prop::collection::vec((any::<prop::sample::Index>(), -4i64..4, 0u64..0x3_0000), 64),
+        ) {
+            let mut regions = Vec::new();
+            let mut addr = 0;
+            for (gap, len, shift) in gaps {
+                addr += (gap << shift) & !0xfff;
+                regions.push((addr, len << 12));
+                addr += len << 12;
+            }
+            let memory = layout(&regions);
+            for (index, offset, len) in probes {
+                let begin = if regions.is_empty() { 0 } else { index.get(&regions).0 };
+                let addr = begin.wrapping_add_signed(offset);
+                let found = memory.contiguous(addr, len).filter(|_| len > 0);
+                if let Some(host) = memory.at_hand(addr, len) {
+                    prop_assert_eq!(Some(host), found.map(|(host, _)| host));
+                }
+            }
+        }
     }
 }

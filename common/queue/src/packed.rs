@@ -19,11 +19,11 @@ use virtio_bindings::virtio_ring::{
     VRING_PACKED_EVENT_FLAG_ENABLE,
 };
 
-use crate::area::Area;
-use crate::chain::{Chain, ChainError, DESCRIPTOR_SIZE, Desc, INDIRECT, NEXT, Words};
+use crate::area::{Area, Link, Table};
+use crate::chain::{Buffers, Chain, ChainError, DESCRIPTOR_SIZE, Words};
 use crate::log::QueueLog;
 use crate::memory::GuestMemory;
-use crate::quick::{Found, Quick};
+use crate::quick::{INDIRECT, Links, NEXT, Quick};
 use crate::ring::{Addresses, Config, RingError, Ticket, checked_size};
 
 /// `len`, `id` and `flags` in a descriptor, as one word; and `flags` alone.
@@ -94,32 +94,29 @@ impl Place {
     /// The place `count` descriptors further on, at most a whole round.
     #[inline]
     pub(crate) fn after(self, count: u16, size: u16) -> Self {
-        // Both are at most 32768, so the sum fits a u32 and what is left of it a u16.
-        let slot = u32::from(self.slot) + u32::from(count);
-        match slot.checked_sub(size.into()) {
-            None => Self {
-                slot: slot as u16,
-                wrap: self.wrap,
-            },
-            Some(beyond) => Self {
-                slot: beyond as u16,
-                wrap: !self.wrap,
-            },
+        // Fits: both are at most 32768, and the slot is below that.
+        let slot = self.slot + count;
+        if slot >= size {
+            self.around(slot - size)
+        } else {
+            Self { slot, ..self }
+        }
+    }
+
+    /// The place in the next round that has this slot.
+    // Rare: a branch that is foreseen is cheaper than what is always done.
+    #[cold]
+    fn around(self, slot: u16) -> Self {
+        Self {
+            slot,
+            wrap: !self.wrap,
         }
     }
 
     /// The next place.
     #[inline(always)]
     pub(crate) fn next(self, size: u16) -> Self {
-        let slot = self.slot + 1;
-        if slot == size {
-            Self {
-                slot: 0,
-                wrap: !self.wrap,
-            }
-        } else {
-            Self { slot, ..self }
-        }
+        self.after(1, size)
     }
 
     /// The place `count` descriptors back.
@@ -148,11 +145,72 @@ impl Place {
     }
 }
 
+/// A descriptor of a chain in the ring.
+#[derive(Clone, Copy)]
+struct InRing<'a> {
+    table: Table<'a>,
+    slot: usize,
+    /// What tells that a descriptor is available: AVAIL or USED, of this round.
+    available: u32,
+    /// How many more descriptors the chain can have: none of them twice.
+    left: usize,
+}
+
+impl Links for InRing<'_> {
+    #[inline(always)]
+    fn here(&self) -> Option<Link> {
+        let link = self.table.pvirtq(self.slot)?;
+        // What is available has neither of the two from here on, and what is not has one or both.
+        let flags = link.flags ^ self.available;
+        Some(Link { flags, ..link })
+    }
+
+    #[inline(always)]
+    fn follow(&mut self, _: &Link) -> Option<Link> {
+        self.left = self.left.checked_sub(1)?;
+        self.slot += 1;
+        if self.slot >= self.table.size() {
+            self.slot = 0;
+            self.available ^= u32::from(AVAIL | USED);
+        }
+        self.here()
+    }
+}
+
+/// A descriptor of an indirect table: all of them are in use, and of their flags only WRITE means
+/// anything (VIRTIO 1.4 §2.8.7).
+#[derive(Clone, Copy)]
+struct InTable<'a> {
+    table: Table<'a>,
+    index: usize,
+}
+
+impl Links for InTable<'_> {
+    #[inline(always)]
+    fn here(&self) -> Option<Link> {
+        let link = self.table.pvirtq(self.index)?;
+        let next = if self.index + 1 < self.table.size() {
+            NEXT
+        } else {
+            0
+        };
+        let flags = link.flags & u32::from(WRITE) | next;
+        Some(Link { flags, ..link })
+    }
+
+    #[inline(always)]
+    fn follow(&mut self, _: &Link) -> Option<Link> {
+        self.index += 1;
+        self.here()
+    }
+}
+
 /// The device's side of one packed ring.
 #[derive(Debug)]
 pub(crate) struct PackedRing {
     size: u16,
     event_idx: bool,
+    indirect: bool,
     desc: Area,
     driver: Area,
     device: Area,
@@ -181,6 +239,7 @@ impl PackedRing {
         Ok(Self {
             size: config.size,
             event_idx: config.event_idx,
+            indirect: config.indirect,
             desc,
             driver,
             device,
@@ -284,43 +343,38 @@ impl PackedRing {
 
     /// The next chain, if the quick walk can follow it.
     #[inline(always)]
-    pub(crate) fn take(
+    pub(crate) fn take<'a>(
         &mut self,
-        quick: &mut Quick,
+        quick: &'a mut Quick,
         memory: &GuestMemory,
-        indirect: bool,
-    ) -> Option<(Ticket, Found)> {
+    ) -> Option<(Ticket, Buffers<'a>)> {
         if !self.look() {
             return None;
         }
-        let size = self.size;
-        let available = |place: Place| {
-            let (desc, id) = Desc::pvirtq(self.descriptor(place.slot));
-            place.is_available(desc.flags).then_some((desc, id))
+        let table = self.desc.table();
+        let Place { slot, .. } = self.next_avail;
+        let links = InRing {
+            table,
+            slot: slot.into(),
+            available: self.next_avail.available_flags().into(),
+            left: table.size() - 1,
         };
-        let mut place = self.next_avail;
-        let mut entries = 1;
-        let first = available(place)?;
-        let (desc, id) = first;
-        let (found, id) = if desc.has(INDIRECT) {
+        let first = links.here()?;
+        // Each descriptor has a segment. An id is a u16.
+        if first.flags & INDIRECT == 0 {
+            let (buffers, id) = quick.take(memory, links, &first)?;
+            let entries = buffers.segments.len() as u16;
+            Some((self.ticket(id as u16, entries), buffers))
+        } else {
             // A table is alone.
-            if !indirect || desc.has(NEXT) {
+            if !self.indirect || first.flags != INDIRECT {
                 return None;
             }
-            let found = quick.walk_packed_table(memory, desc.addr, desc.len)?;
-            (found, id)
-        } else {
-            quick.begin(memory).follow(first, |_| {
-                // A chain is no longer than the ring.
-                if entries == size {
-                    return None;
-                }
-                entries += 1;
-                place = place.next(size);
-                available(place)
-            })?
-        };
-        Some((self.ticket(id, entries), found))
+            let table = Table::at_hand(memory, first.addr, first.len)?;
+            let links = InTable { table, index: 0 };
+            let (buffers, _) = quick.take(memory, links, &links.here()?)?;
+            Some((self.ticket(first.with as u16, 1), buffers))
+        }
     }
 
     /// The next descriptors are taken: a chain with this id.

@@ -113,7 +113,7 @@ impl Queue {
             return None;
         }
         let (ticket, buffers) = match self.ring.take(&mut self.quick, memory) {
-            Some((ticket, found)) => (ticket, self.quick.buffers(found)?),
+            Some(taken) => taken,
             None => match self.ring.take_carefully(&mut self.chain, memory)? {
                 Ok(ticket) => (ticket, self.chain.buffers()),
                 Err(error) => return Some(Err(error)),

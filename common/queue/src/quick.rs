@@ -1,82 +1,51 @@
 //! The quick walk: from a ring to the checked segments of a chain, as drivers make them.
 //!
-//! It takes chains without empty buffers, each buffer in one region, a table that is aligned and in
-//! one region, no more buffers than there is room for. At anything else, and at anything that is
-//! wrong, it gives up, and the careful walk of [`Chain`] follows the chain from its head, as if
-//! nobody had looked at it before: that one knows all rules. So there is little to decide here, and
-//! what is known of a chain stays in registers.
+//! It takes chains without empty buffers and flags that mean nothing, each buffer in one region that
+//! is at hand, a table that is aligned and in one region, no more buffers than there is room for. At
+//! anything else, and at anything that is wrong, it gives up, and the careful walk of [`Chain`]
+//! follows the chain from its head, as if nobody had looked at it before: that one knows all rules.
+//! So there is little to decide here, and what is known of a chain stays in registers.
+//!
+//! Most chains are one buffer, or a request and room for its answer. These are taken without a loop,
+//! where the ring is looked at; longer ones by one that starts from the head again.
 //!
 //! [`Chain`]: crate::chain::Chain
 
-use crate::area::Table;
-use crate::chain::{Buffers, Desc, INDIRECT, MAX_CHAIN_LEN, NEXT, Segment, WRITE, table_size};
-use crate::memory::{GuestMemory, Window};
+use crate::area::Link;
+use crate::chain::{self, Buffers, MAX_CHAIN_LEN, Segment};
+use crate::memory::GuestMemory;
 
 /// How many segments a chain may have here. They fit in the first cache.
 const ROOM: usize = 128;
 
-/// How many regions are at hand, by address bits from this one on.
-const RECENT: usize = 8;
-const RECENT_SHIFT: u32 = 21;
+/// The flags that say what a descriptor is, as wide as [`Link`] has them.
+pub(crate) const NEXT: u32 = chain::NEXT as u32;
+pub(crate) const WRITE: u32 = chain::WRITE as u32;
+pub(crate) const INDIRECT: u32 = chain::INDIRECT as u32;
 
-/// What the quick walk keeps from chain to chain.
+/// A place in a chain, and how the descriptors of such a chain follow each other. A copy goes on from
+/// where it was made.
+pub(crate) trait Links: Copy {
+    /// The descriptor here, if there is one. It has just the flags that say what it is, or others
+    /// that no driver sets.
+    fn here(&self) -> Option<Link>;
+
+    /// Goes on behind the descriptor here, which is `link`, and has the flag NEXT.
+    fn follow(&mut self, link: &Link) -> Option<Link>;
+}
+
+/// What the quick walk finds: room that is used again for each chain.
 #[derive(Debug)]
 pub(crate) struct Quick {
     segments: Box<[Segment; ROOM]>,
-    regions: Regions,
+    /// The chain that was walked last.
+    walked: Walked,
 }
 
-/// The regions that something was found in, of one memory.
-#[derive(Debug)]
-struct Regions {
-    /// The memory, by its id.
-    memory: u64,
-    /// Those of the last buffer and the last table.
-    buffer: Window,
-    table: Window,
-    /// Those of others: where an address is likely to be.
-    recent: [Window; RECENT],
-}
-
-impl Regions {
-    fn of(memory: &GuestMemory) -> Self {
-        Self {
-            memory: memory.id(),
-            buffer: Window::NONE,
-            table: Window::NONE,
-            recent: [Window::NONE; RECENT],
-        }
-    }
-
-    /// Forgets what was found in other memory.
-    #[inline(always)]
-    fn check(&mut self, memory: &GuestMemory) {
-        if self.memory != memory.id() {
-            self.forget(memory);
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn forget(&mut self, memory: &GuestMemory) {
-        *self = Self::of(memory);
-    }
-
-    /// The region that these bytes are in, if they are in one.
-    #[inline(always)]
-    fn find(&mut self, memory: &GuestMemory, addr: u64, len: u32) -> Option<Window> {
-        let slot = (addr >> RECENT_SHIFT) as usize % RECENT;
-        let recent = self.recent.get_mut(slot)?;
-        if recent.all(addr, len).is_none() {
-            *recent = memory.window_at(addr)?;
-        }
-        Some(*recent)
-    }
-}
-
-/// A chain that was followed to its end: its segments are the first `count`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Found {
+/// A chain that was walked to its end: its segments are the first `count`, and `readable` of them are
+/// readable.
+#[derive(Clone, Copy, Debug, Default)]
+struct Walked {
     count: usize,
     readable: usize,
     readable_len: u64,
@@ -87,181 +56,157 @@ impl Quick {
     pub(crate) fn new() -> Self {
         Self {
             segments: Box::new([Segment::NONE; ROOM]),
-            regions: Regions::of(&GuestMemory::default()),
+            walked: Walked::default(),
         }
     }
 
-    /// The buffers of the chain that was found last.
+    /// Takes the chain that begins with the descriptor at `links`, which is `first`. What came with
+    /// its last descriptor is returned too.
     #[inline(always)]
-    pub(crate) fn buffers(&self, found: Found) -> Option<Buffers<'_>> {
-        let segments = self.segments.get(..found.count)?;
-        let (readable, writable) = segments.split_at_checked(found.readable)?;
-        // Lengths fit, as they add up to less than 2^32 (`Walk::end`).
+    pub(crate) fn take(
+        &mut self,
+        memory: &GuestMemory,
+        links: impl Links,
+        first: &Link,
+    ) -> Option<(Buffers<'_>, usize)> {
+        if first.flags == NEXT {
+            let second = { links }.follow(first)?;
+            if second.flags == WRITE {
+                return Some((self.pair(memory, first, &second)?, second.with));
+            }
+        } else if first.flags & !WRITE == 0 {
+            return Some((self.only(memory, first)?, first.with));
+        }
+        let with = self.walk(memory, &{ links })?;
+        Some((self.buffers()?, with))
+    }
+
+    /// One buffer.
+    #[inline(always)]
+    fn only(&mut self, memory: &GuestMemory, link: &Link) -> Option<Buffers<'_>> {
+        let [segment, ..] = &mut *self.segments;
+        *segment = Segment::of(memory, link)?;
+        let len = segment.len;
+        let is_readable = link.flags & WRITE == 0;
+        let readable_len = if is_readable { len } else { 0 };
         Some(Buffers {
-            readable,
-            readable_len: found.readable_len as usize,
-            writable,
-            writable_len: (found.len - found.readable_len) as usize,
+            segments: std::slice::from_ref(segment),
+            readable: is_readable.into(),
+            readable_len,
+            writable_len: len - readable_len,
         })
     }
 
-    /// Begins to follow a chain.
+    /// A request, and room for its answer.
     #[inline(always)]
-    pub(crate) fn begin<'a>(&'a mut self, memory: &'a GuestMemory) -> Walk<'a> {
-        self.regions.check(memory);
-        Walk {
+    fn pair(&mut self, memory: &GuestMemory, request: &Link, answer: &Link) -> Option<Buffers<'_>> {
+        let [first, second, ..] = &mut *self.segments;
+        *first = Segment::of(memory, request)?;
+        *second = Segment::of(memory, answer)?;
+        let (readable_len, writable_len) = (first.len, second.len);
+        if request.len + answer.len > MAX_CHAIN_LEN {
+            return None;
+        }
+        Some(Buffers {
+            segments: self.segments.get(..2)?,
+            readable: 1,
+            readable_len,
+            writable_len,
+        })
+    }
+
+    /// Walks along a chain to its end. What came with its last descriptor is returned.
+    // Not inlined, so that all registers are its own.
+    #[inline(never)]
+    fn walk(&mut self, memory: &GuestMemory, links: &impl Links) -> Option<usize> {
+        let mut links = *links;
+        let mut link = links.here()?;
+        let mut found = Finder {
             memory,
-            window: self.regions.buffer,
-            regions: &mut self.regions,
             segments: &mut self.segments,
             count: 0,
             len: 0,
-            readable: None,
-        }
-    }
-
-    /// Where an indirect table is, and how many descriptors it has, if it is one that can be read
-    /// without looking at each of their addresses.
-    #[inline(always)]
-    fn table(&mut self, memory: &GuestMemory, addr: u64, len: u32) -> Option<(Table, u32)> {
-        let regions = &mut self.regions;
-        regions.check(memory);
-        let mut table = regions.table.all(addr, len);
-        if table.is_none() {
-            regions.table = regions.find(memory, addr, len)?;
-            table = regions.table.all(addr, len);
-        }
-        Some((Table::at(table?)?, table_size(len).ok()?))
-    }
-
-    /// Follows the chain that begins with the first descriptor of a split ring's table.
-    // Not inlined, so that all registers are its own.
-    #[inline(never)]
-    pub(crate) fn walk_table(
-        &mut self,
-        memory: &GuestMemory,
-        addr: u64,
-        len: u32,
-    ) -> Option<Found> {
-        let (table, size) = self.table(memory, addr, len)?;
-        let descriptor = |index: u16| {
-            let is_there = u32::from(index) < size;
-            // SAFETY: the table has the descriptor, and is mapped while `memory` is borrowed.
-            is_there.then(|| Desc::virtq(unsafe { table.read(index) }))
         };
-        let first = descriptor(0)?;
-        let (found, _) = self.begin(memory).follow(first, descriptor)?;
-        Some(found)
+        // Each turn takes room for a segment: this ends.
+        while link.flags == NEXT {
+            found.add(&link)?;
+            link = links.follow(&link)?;
+        }
+        let (mut readable, mut readable_len) = (found.count, found.len);
+        let side = link.flags & WRITE;
+        while link.flags == WRITE | NEXT {
+            found.add(&link)?;
+            link = links.follow(&link)?;
+        }
+        if link.flags != side {
+            return None;
+        }
+        found.add(&link)?;
+        let Finder { count, len, .. } = found;
+        if len > MAX_CHAIN_LEN {
+            return None;
+        }
+        if side == 0 {
+            (readable, readable_len) = (count, len);
+        }
+        self.walked = Walked {
+            count,
+            readable,
+            readable_len,
+            len,
+        };
+        Some(link.with)
     }
 
-    /// Takes all descriptors of a packed ring's table.
-    #[inline(never)]
-    pub(crate) fn walk_packed_table(
-        &mut self,
-        memory: &GuestMemory,
-        addr: u64,
-        len: u32,
-    ) -> Option<Found> {
-        let (table, size) = self.table(memory, addr, len)?;
-        let mut walk = self.begin(memory);
-        for index in 0..size {
-            // SAFETY: the table has the descriptor, and is mapped while `memory` is borrowed.
-            let (desc, _) = Desc::pvirtq(unsafe { table.read(index as usize) });
-            match (desc.has(WRITE), walk.readable) {
-                (true, None) => walk.turn(),
-                (false, Some(_)) => return None,
-                _ => {}
-            }
-            walk.add(&desc)?;
-        }
-        walk.end()
+    /// The buffers of the chain that was walked last.
+    #[inline(always)]
+    fn buffers(&self) -> Option<Buffers<'_>> {
+        let Walked {
+            count,
+            readable,
+            readable_len,
+            len,
+        } = self.walked;
+        // Lengths fit, as they add up to less than 2^32.
+        Some(Buffers {
+            segments: self.segments.get(..count)?,
+            readable,
+            readable_len: readable_len as usize,
+            writable_len: (len - readable_len) as usize,
+        })
     }
 }
 
-/// A chain that is followed. All of it is inlined, so that it is in registers.
-pub(crate) struct Walk<'a> {
+/// The segments of a chain that is walked. All of it is inlined, so that it is in registers.
+struct Finder<'a> {
     memory: &'a GuestMemory,
-    /// The region that the last buffer was found in.
-    window: Window,
-    regions: &'a mut Regions,
     segments: &'a mut [Segment; ROOM],
     /// How many segments there are, and their bytes: fewer than 2^40, as there is little room.
     count: usize,
     len: u64,
-    /// What was there before the first writable buffer, once there was one.
-    readable: Option<(usize, u64)>,
 }
 
-impl Walk<'_> {
-    /// Adds a buffer.
+impl Finder<'_> {
     #[inline(always)]
-    fn add(&mut self, desc: &Desc) -> Option<()> {
-        let Desc { addr, len, .. } = *desc;
-        let mut host = self.window.all(addr, len);
-        if host.is_none() {
-            self.window = self.regions.find(self.memory, addr, len)?;
-            self.regions.buffer = self.window;
-            host = self.window.all(addr, len);
-        }
-        let segment = self.segments.get_mut(self.count)?;
-        *segment = Segment {
-            guest_addr: addr,
-            host: host?,
-            len: len as usize,
-        };
+    fn add(&mut self, link: &Link) -> Option<()> {
+        let segment = Segment::of(self.memory, link)?;
+        *self.segments.get_mut(self.count)? = segment;
         self.count += 1;
-        self.len += u64::from(len);
+        self.len += link.len;
         Some(())
     }
+}
 
-    /// From here on, buffers are writable.
+impl Segment {
+    /// The buffer of a descriptor, if it has one, all of it in one region that is at hand.
     #[inline(always)]
-    fn turn(&mut self) {
-        self.readable = Some((self.count, self.len));
-    }
-
-    /// Follows a chain to its end, from its first descriptor on, and what came with that. `next`
-    /// gets what came with a descriptor that has the NEXT flag, and reads the one behind it.
-    #[inline(always)]
-    pub(crate) fn follow(
-        mut self,
-        (mut desc, mut with): (Desc, u16),
-        mut next: impl FnMut(u16) -> Option<(Desc, u16)>,
-    ) -> Option<(Found, u16)> {
-        // Each turn takes room for a segment: this ends.
-        while !desc.has(WRITE) {
-            if desc.has(INDIRECT) {
-                return None;
-            }
-            self.add(&desc)?;
-            if !desc.has(NEXT) {
-                return Some((self.end()?, with));
-            }
-            (desc, with) = next(with)?;
-        }
-        self.turn();
-        while desc.has(WRITE) && !desc.has(INDIRECT) {
-            self.add(&desc)?;
-            if !desc.has(NEXT) {
-                return Some((self.end()?, with));
-            }
-            (desc, with) = next(with)?;
-        }
-        None
-    }
-
-    /// The chain, if it has no more bytes than one may have.
-    #[inline(always)]
-    pub(crate) fn end(self) -> Option<Found> {
-        if self.len > MAX_CHAIN_LEN {
-            return None;
-        }
-        let (readable, readable_len) = self.readable.unwrap_or((self.count, self.len));
-        Some(Found {
-            count: self.count,
-            readable,
-            readable_len,
-            len: self.len,
+    fn of(memory: &GuestMemory, link: &Link) -> Option<Self> {
+        let Link { addr, len, .. } = *link;
+        Some(Self {
+            guest_addr: addr,
+            host: memory.at_hand(addr, len)?,
+            // Fits: it was a u32.
+            len: len as usize,
         })
     }
 }
@@ -274,9 +219,9 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::*;
-    use crate::chain::{Chain, ChainError};
-    use crate::memory::{Mapping, Region};
+    use super::{Quick, ROOM};
+    use crate::chain::{Buffers, Chain, ChainError, INDIRECT, NEXT, WRITE};
+    use crate::memory::{GuestMemory, Mapping, Region};
     use crate::ring::{Addresses, Config, Ring, Ticket};
 
     // The ring's areas, at the beginning of the first region.
@@ -301,7 +246,7 @@ mod tests {
         fn new(third: u64) -> Self {
             let mut regions = Vec::new();
             let mut mapped = Vec::new();
-            // Two without a gap, and two that share a slot of `recent` with them.
+            // Two without a gap, and two that no choice of bits tells from all others.
             for (addr, offset, len) in [
                 (0x1000, 0, 0x3000),
                 (0x4000, 0, 0x1000),
@@ -323,15 +268,14 @@ mod tests {
         /// Writes as much as there is memory for.
         fn write(&self, addr: u64, bytes: &[u8]) {
             for (addr, byte) in (addr..).zip(bytes) {
-                let Some(window) = self.memory.window_at(addr) else {
+                if self.memory.contiguous(addr, 1).is_none() {
                     continue;
-                };
+                }
                 let (begin, offset, file) = self
                     .regions
                     .iter()
                     .rfind(|(begin, ..)| *begin <= addr)
-                    .expect("the window's region");
-                assert!(window.all(addr, 1).is_some());
+                    .expect("the region that it is in");
                 let place = addr - begin + offset;
                 file.write_all_at(&[*byte], place).expect("a byte");
             }
@@ -426,7 +370,7 @@ mod tests {
         /// Whether a driver that is right makes such chains, but for what is rare.
         fn is_plain(&self, packed: bool, memory: &GuestMemory) -> bool {
             let buffers = self.chain(packed);
-            let whole = |addr, len: u64| len > 0 && memory.contiguous(addr, len).is_some();
+            let whole = |addr, len| memory.at_hand(addr, len).is_some();
             let table = self.table.is_none_or(|(addr, outside)| {
                 let len = 16 * buffers.len() as u64;
                 addr == TABLES[0] && outside == 0 && self.indirect && whole(addr, len)
@@ -548,12 +492,14 @@ mod tests {
 
     fn segments(buffers: Buffers<'_>) -> Segments {
         let Buffers {
+            segments,
             readable,
             readable_len,
-            writable,
             writable_len,
         } = buffers;
-        [(readable, readable_len), (writable, writable_len)].map(|(segments, len)| {
+        let (readable, writable) = segments.split_at(readable);
+        let sides = [(readable, readable_len), (writable, writable_len)];
+        sides.map(|(segments, len)| {
             let each = segments.iter();
             let each = each.map(|one| (one.guest_addr, one.host.as_ptr() as usize, one.len));
             (each.collect(), len)
@@ -575,13 +521,12 @@ mod tests {
     }
 
     fn quickly(quick: &mut Quick, ring: &mut Ring, memory: &GuestMemory) -> Option<Taken> {
-        let (ticket, found) = ring.take(quick, memory)?;
+        let (ticket, buffers) = ring.take(quick, memory)?;
         let Ticket {
             id,
             entries,
             position,
         } = ticket;
-        let buffers = quick.buffers(found).expect("what was found");
         Some((id, entries, position, Ok(segments(buffers))))
     }
 

@@ -36,8 +36,8 @@ impl<'a> Request<'a> {
     ) -> Self {
         Self {
             ticket,
-            reader: Reader::new(memory, (buffers.readable, buffers.readable_len)),
-            writer: Writer::new(memory, (buffers.writable, buffers.writable_len)),
+            reader: Reader::new(memory, &buffers),
+            writer: Writer::new(memory, &buffers),
             buffers,
             ring,
             register,
@@ -81,8 +81,7 @@ impl<'a> Request<'a> {
         let written = this.writer.written();
         let (ticket, buffers) = (this.ticket, this.buffers);
         // Fits: a chain's buffers add up to less than 2^32 (`ChainError::TooLarge`).
-        this.ring
-            .answer(ticket, written as u32, buffers.writable, written);
+        this.ring.answer(ticket, written as u32, &buffers, written);
     }
 
     /// Puts the request aside, to be answered through [`Queue::resume`](crate::Queue::resume).
@@ -91,7 +90,7 @@ impl<'a> Request<'a> {
         let mut this = ManuallyDrop::new(self);
         let (ticket, buffers) = (this.ticket, this.buffers);
         let written = this.writer.written();
-        this.ring.mark_written(buffers.writable, written);
+        this.ring.mark_written(&buffers, written);
         this.register.add(ticket, &buffers)
     }
 }
@@ -99,8 +98,7 @@ impl<'a> Request<'a> {
 impl Drop for Request<'_> {
     fn drop(&mut self) {
         let written = self.writer.written();
-        self.ring
-            .answer(self.ticket, 0, self.buffers.writable, written);
+        self.ring.answer(self.ticket, 0, &self.buffers, written);
     }
 }
 
@@ -193,23 +191,20 @@ impl Register {
 
     fn add(&mut self, ticket: Ticket, buffers: &Buffers<'_>) -> Kept {
         let position = ticket.position;
-        let Buffers {
-            readable, writable, ..
-        } = *buffers;
-        let segments = readable.len() + writable.len();
+        let segments = buffers.segments.len();
         self.kept.insert(position, Entry { ticket, segments });
         self.segments += segments;
         self.count();
         Kept {
             queue: self.queue,
             position,
-            segments: readable
+            segments: buffers
+                .segments
                 .iter()
-                .chain(writable)
                 // Fits: a segment is a part of a descriptor, whose length is a u32.
                 .map(|segment| (segment.guest_addr, segment.len as u32))
                 .collect(),
-            readable: readable.len(),
+            readable: buffers.readable,
             dropped: Some(Arc::clone(&self.dropped)),
         }
     }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::chain::{Chain, ChainError, Segment};
+use crate::chain::{Buffers, Chain, ChainError};
 use crate::inflight::{Inflight, InflightError, QueueInflight};
 use crate::log::QueueLog;
 use crate::memory::GuestMemory;
 use crate::packed::{self, PackedRing};
-use crate::quick::{Found, Quick};
+use crate::quick::Quick;
 use crate::split::{self, SplitRing};
 
 /// The largest ring (VIRTIO 1.4 §2.7, §2.8.10.1).
@@ -283,16 +283,15 @@ impl Ring {
 
     /// Takes the next chain, if the quick walk can follow it and nothing is noted of it.
     #[inline(always)]
-    pub(crate) fn take(
+    pub(crate) fn take<'a>(
         &mut self,
-        quick: &mut Quick,
+        quick: &'a mut Quick,
         memory: &GuestMemory,
-    ) -> Option<(Ticket, Found)> {
+    ) -> Option<(Ticket, Buffers<'a>)> {
         if !self.plain && self.inflight.is_some() {
             return None;
         }
-        let indirect = self.config.indirect;
-        either!(&mut self.kind, ring => ring.take(quick, memory, indirect))
+        either!(&mut self.kind, ring => ring.take(quick, memory))
     }
 
     /// Takes the next chain, collected in `chain`, or what is wrong with it: then it is answered.
@@ -320,7 +319,7 @@ impl Ring {
     /// Returns a chain to the driver, which sees it with the next [`Ring::publish`].
     #[inline]
     pub(crate) fn push_used(&mut self, ticket: Ticket, len: u32) {
-        self.answer(ticket, len, &[], 0);
+        self.answer(ticket, len, &Buffers::NONE, 0);
     }
 
     /// The same, with what was written for the driver.
@@ -329,13 +328,13 @@ impl Ring {
         &mut self,
         ticket: Ticket,
         len: u32,
-        writable: &[Segment],
+        buffers: &Buffers<'_>,
         written: usize,
     ) {
         if self.plain {
             self.kind.push_used(ticket, len);
         } else {
-            self.mark_written(writable, written);
+            self.mark_written(buffers, written);
             let len = Some(len);
             self.finish(Answer { ticket, len });
         }
@@ -442,9 +441,9 @@ impl Ring {
 
     /// Logs what was written for the driver.
     #[inline]
-    pub(crate) fn mark_written(&self, writable: &[Segment], written: usize) {
+    pub(crate) fn mark_written(&self, buffers: &Buffers<'_>, written: usize) {
         if let Some(log) = &self.log {
-            log.mark_written(writable, written);
+            log.mark_written(buffers.writable(), written);
         }
     }
 

@@ -15,11 +15,11 @@ use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_NOTIFY};
 
-use crate::area::Area;
-use crate::chain::{Chain, ChainError, DESCRIPTOR_SIZE, Desc, INDIRECT, NEXT, Words};
+use crate::area::{Area, Link, Table};
+use crate::chain::{Buffers, Chain, ChainError, DESCRIPTOR_SIZE, Words};
 use crate::log::QueueLog;
 use crate::memory::GuestMemory;
-use crate::quick::{Found, Quick};
+use crate::quick::{INDIRECT, Links, NEXT, Quick};
 use crate::ring::{Addresses, Config, RingError, Ticket, checked_size};
 
 /// `flags` and `idx` come before the entries, in both rings.
@@ -61,24 +61,48 @@ pub(crate) fn check(memory: &GuestMemory, config: &Config) -> Result<(), RingErr
     next_avail(config).map(drop)
 }
 
+/// A descriptor of a table in which `next` names the one behind it.
+#[derive(Clone, Copy)]
+struct Linked<'a> {
+    table: Table<'a>,
+    index: usize,
+}
+
+impl Links for Linked<'_> {
+    #[inline(always)]
+    fn here(&self) -> Option<Link> {
+        self.table.virtq(self.index)
+    }
+
+    #[inline(always)]
+    fn follow(&mut self, link: &Link) -> Option<Link> {
+        self.index = link.with;
+        self.here()
+    }
+}
+
 /// The device's side of one split ring.
 #[derive(Debug)]
 pub(crate) struct SplitRing {
     size: u16,
+    /// The size less one: what of an index is the slot.
+    mask: usize,
     event_idx: bool,
+    indirect: bool,
     desc: Area,
     avail: Area,
     used: Area,
     /// How many entries were taken from the available ring, counted from the base: its low 16
     /// bits are the next index.
     taken: u64,
-    /// The available index when last looked at.
-    seen: u16,
+    /// How many were there when last looked at.
+    seen: u64,
     /// An index that was refused: it is not worth waking up for.
     refused: Option<u16>,
-    /// The next used index, and the one that the driver was last shown.
-    next_used: u16,
-    published: u16,
+    /// How many used elements there are, and how many the driver was shown, both counted from some
+    /// round of the ring: their low 16 bits are the indices.
+    next_used: u64,
+    published: u64,
     /// Whether anything was published since the ring was bound. With `EVENT_IDX` the first time
     /// always calls: nobody knows what `used_event` was meant for.
     called: bool,
@@ -89,17 +113,19 @@ impl SplitRing {
     pub(crate) fn new(memory: &GuestMemory, config: &Config) -> Result<Self, RingError> {
         let (desc, avail, used) = areas(memory, config)?;
         let base = next_avail(config)?;
-        let index = u16::from_le(used.u16(IDX).load(Ordering::Relaxed));
+        let index = u16::from_le(used.u16(IDX).load(Ordering::Relaxed)).into();
         let ring = Self {
             size: config.size,
+            mask: usize::from(config.size) - 1,
             event_idx: config.event_idx,
+            indirect: config.indirect,
             next_used: index,
             published: index,
             desc,
             avail,
             used,
             taken: u64::from(base),
-            seen: base,
+            seen: base.into(),
             refused: None,
             called: false,
         };
@@ -112,7 +138,7 @@ impl SplitRing {
     pub(crate) fn moved_to(&self, fresh: Self) -> Self {
         Self {
             taken: self.taken,
-            seen: self.next_avail(),
+            seen: self.taken,
             next_used: self.next_used,
             published: self.published,
             ..fresh
@@ -136,9 +162,11 @@ impl SplitRing {
         self.taken as u16
     }
 
+    /// The slot of an entry, which is counted as `taken` or `next_used`.
     #[inline]
-    fn slot(&self, index: u16) -> usize {
-        usize::from(index & (self.size - 1))
+    fn slot(&self, position: u64) -> usize {
+        // The low bits are the index.
+        position as usize & self.mask
     }
 
     /// Looks for new entries: one read of the index for the whole batch. Whether there
@@ -148,12 +176,11 @@ impl SplitRing {
         let next = self.next_avail();
         let index = u16::from_le(self.avail.u16(IDX).load(Ordering::Relaxed));
         let count = index.wrapping_sub(next);
+        self.seen = self.taken;
         if count == 0 {
-            self.seen = index;
             return Ok(false);
         }
         if count > self.size {
-            self.seen = next;
             self.refused = Some(index);
             return Err(RingError::Index {
                 index,
@@ -163,43 +190,44 @@ impl SplitRing {
         }
         fence(Ordering::Acquire);
         self.refused = None;
-        self.seen = index;
+        self.seen += u64::from(count);
         Ok(true)
     }
 
-    /// The head of the chain at an available index.
+    /// The head that stands in the available ring for `position`.
     #[inline]
-    fn head(&self, index: u16) -> u16 {
-        let offset = ENTRIES + self.slot(index) * size_of::<u16>();
+    pub(crate) fn head_at(&self, position: u64) -> u16 {
+        let offset = ENTRIES + self.slot(position) * size_of::<u16>();
         u16::from_le(self.avail.u16(offset).load(Ordering::Relaxed))
     }
 
     /// The next chain that [`SplitRing::look`] saw, if the quick walk can follow it.
     #[inline(always)]
-    pub(crate) fn take(
+    pub(crate) fn take<'a>(
         &mut self,
-        quick: &mut Quick,
+        quick: &'a mut Quick,
         memory: &GuestMemory,
-        indirect: bool,
-    ) -> Option<(Ticket, Found)> {
-        let next = self.next_avail();
-        if next == self.seen {
+    ) -> Option<(Ticket, Buffers<'a>)> {
+        if self.taken == self.seen {
             return None;
         }
-        let head = self.head(next);
-        let descriptor = |index| self.descriptor(index).map(Desc::virtq);
-        let first = descriptor(head)?;
-        let (desc, _) = first;
-        let found = if desc.has(INDIRECT) {
-            if !indirect || desc.has(NEXT) {
+        let head = self.head_at(self.taken);
+        let links = Linked {
+            table: self.desc.table(),
+            index: head.into(),
+        };
+        let first = links.here()?;
+        let (buffers, _) = if first.flags & INDIRECT == 0 {
+            quick.take(memory, links, &first)?
+        } else {
+            if !self.indirect || first.flags & NEXT != 0 {
                 return None;
             }
-            quick.walk_table(memory, desc.addr, desc.len)?
-        } else {
-            let (found, _) = quick.begin(memory).follow(first, descriptor)?;
-            found
+            let table = Table::at_hand(memory, first.addr, first.len)?;
+            let links = Linked { table, index: 0 };
+            quick.take(memory, links, &links.here()?)?
         };
-        Some((self.ticket(head), found))
+        Some((self.ticket(head), buffers))
     }
 
     /// The next entry is taken, of the chain with this head.
@@ -221,11 +249,10 @@ impl SplitRing {
         memory: &GuestMemory,
         indirect: bool,
     ) -> Option<(Ticket, Result<(), ChainError>)> {
-        let next = self.next_avail();
-        if next == self.seen {
+        if self.taken == self.seen {
             return None;
         }
-        let head = self.head(next);
+        let head = self.head_at(self.taken);
         let ticket = self.ticket(head);
         let size = self.size;
         let walked = if head < size {
@@ -241,14 +268,8 @@ impl SplitRing {
         let position = self.taken;
         self.taken += 1;
         // Nothing behind it was looked for.
-        self.seen = self.next_avail();
+        self.seen = self.taken;
         position
-    }
-
-    /// The head that stands in the available ring for `position`.
-    pub(crate) fn head_at(&self, position: u64) -> u16 {
-        // The low 16 bits are the index.
-        self.head(position as u16)
     }
 
     /// Descriptor `index` of the table, read once; `None` when there is no such descriptor.
@@ -270,18 +291,19 @@ impl SplitRing {
             let field = self.used.u32(offset + field);
             field.store(value.to_le(), Ordering::Relaxed);
         }
-        self.next_used = self.next_used.wrapping_add(1);
+        self.next_used += 1;
     }
 
     /// Shows the driver all used elements. True when it wants to be called.
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {
-        let (old, new) = (self.published, self.next_used);
-        if old == new {
+        if self.published == self.next_used {
             return false;
         }
+        // The low 16 bits are the indices.
+        let [old, new] = [self.published, self.next_used].map(|index| index as u16);
         self.used.u16(IDX).store(new.to_le(), Ordering::Release);
-        self.published = new;
+        self.published = self.next_used;
         fence(Ordering::SeqCst);
         let first = !std::mem::replace(&mut self.called, true);
         if self.event_idx {
@@ -295,21 +317,25 @@ impl SplitRing {
         }
     }
 
-    /// The used index that the driver was last shown.
-    #[inline]
-    pub(crate) fn published(&self) -> u16 {
+    /// How many used elements the driver was shown, counted from some round of the ring.
+    pub(crate) fn published(&self) -> u64 {
         self.published
     }
 
-    /// Logs what was written for the entries from used index `from` on.
+    /// The used index that the driver was last shown.
+    pub(crate) fn published_index(&self) -> u16 {
+        // The low 16 bits are the index.
+        self.published as u16
+    }
+
+    /// Logs what was written for the used elements from the one on that is numbered `from`.
     #[cold]
-    pub(crate) fn mark_published(&self, from: u16, log: &QueueLog) {
-        let count = self.published.wrapping_sub(from);
-        for offset in 0..count {
-            let slot = self.slot(from.wrapping_add(offset));
+    pub(crate) fn mark_published(&self, from: u64, log: &QueueLog) {
+        for number in from..self.published {
+            let slot = self.slot(number);
             log.mark_used(ENTRIES + slot * USED_ELEM, USED_ELEM);
         }
-        if count > 0 {
+        if from < self.published {
             log.mark_used(IDX, size_of::<u16>());
         }
     }

@@ -65,7 +65,7 @@ impl Tracker {
             replays: VecDeque::new(),
         };
         // Nothing was published yet: it is the index that stands in the ring.
-        let used = ring.published();
+        let used = ring.published_index();
         let is_new = tracker.area.u16(VERSION).load(Ordering::Relaxed) == 0;
         tracker.set(DESC_NUM, entries);
         if is_new {

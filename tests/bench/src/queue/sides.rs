@@ -275,15 +275,13 @@ impl Device for Locked {
         };
         let any = !chains.is_empty();
         for chain in chains {
-            let head = chain.head_index();
-            let memory = self.memory.memory();
-            let descriptors: Vec<_> = chain.collect();
+            let descriptors: Vec<_> = chain.clone().collect();
             for descriptor in descriptors {
-                let len = descriptor.len();
-                let slice = memory.get_slice(descriptor.addr(), len as usize);
+                let len = descriptor.len() as usize;
+                let slice = chain.memory().get_slice(descriptor.addr(), len);
                 bytes += slice.map_or(0, |slice| slice.len() as u64);
             }
-            let _ = self.vring.add_used(head, 0);
+            let _ = self.vring.add_used(chain.head_index(), 0);
         }
         if any {
             std::hint::black_box(self.vring.needs_notification().is_ok());
