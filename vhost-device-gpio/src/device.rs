@@ -1,4 +1,4 @@
-//! The GPIO device (VIRTIO 1.4 §5.17): lines that a guest reads and drives, and interrupts.
+//! The GPIO device (VIRTIO 1.4 §5.18): lines that a guest reads and drives, and interrupts.
 //!
 //! Requests on the request queue are answered at once. Buffers on the event queue are kept until
 //! the line that they are for has an interrupt; a buffer unmasks its line, and its return masks

@@ -1,4 +1,4 @@
-//! The vhost-user VirtIO GPIO device (VIRTIO 1.4 §5.17, device id 41).
+//! The vhost-user VirtIO GPIO device (VIRTIO 1.4 §5.18, device id 41).
 //!
 //! | module | what lives there |
 //! |---|---|

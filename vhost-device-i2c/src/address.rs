@@ -24,7 +24,7 @@ impl Address {
     /// How many addresses there are: [`Address::index`] is below.
     pub const COUNT: usize = SEVEN_BIT as usize + TEN_BIT as usize;
 
-    /// Reads the field `addr` of a request (VIRTIO 1.4 §5.18.6): a 7-bit address is shifted left
+    /// Reads the field `addr` of a request (VIRTIO 1.4 §5.16.6): a 7-bit address is shifted left
     /// by one; a 10-bit one has `11110`, bits 9 and 8, and 0 in the low byte, and the other bits
     /// in the high byte. None when it is neither.
     pub fn decode(field: u16) -> Option<Self> {

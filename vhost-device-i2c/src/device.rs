@@ -1,4 +1,4 @@
-//! The I2C adapter (VIRTIO 1.4 §5.18): a request is a message, a group of requests a transaction.
+//! The I2C adapter (VIRTIO 1.4 §5.16): a request is a message, a group of requests a transaction.
 //!
 //! A request without `FAIL_NEXT` that follows none with it is answered at once. Those of a group
 //! are kept until it is whole, and then done as one transaction with repeated starts.
@@ -22,14 +22,14 @@ use crate::address::Address;
 use crate::host::{Bus, Data, Functionality, MAX_MESSAGE_LEN, MAX_MESSAGES, Message};
 use crate::log::Log;
 
-/// VIRTIO 1.4 §5.18.1.
+/// VIRTIO 1.4 §5.16.1.
 const DEVICE_ID: u32 = 34;
-/// VIRTIO 1.4 §5.18.3.
+/// VIRTIO 1.4 §5.16.3.
 const ZERO_LENGTH_REQUEST: u64 = 1 << 0;
-/// VIRTIO 1.4 §5.18.6, `flags`.
+/// VIRTIO 1.4 §5.16.6, `flags`.
 const FAIL_NEXT: u32 = 1 << 0;
 const READ: u32 = 1 << 1;
-/// VIRTIO 1.4 §5.18.6, `status`.
+/// VIRTIO 1.4 §5.16.6, `status`.
 const OK: u8 = 0;
 const ERR: u8 = 1;
 

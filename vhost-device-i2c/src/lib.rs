@@ -1,4 +1,4 @@
-//! The vhost-user VirtIO I2C adapter (VIRTIO 1.4 §5.18, device id 34).
+//! The vhost-user VirtIO I2C adapter (VIRTIO 1.4 §5.16, device id 34).
 //!
 //! | module | what lives there |
 //! |---|---|

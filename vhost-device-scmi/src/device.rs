@@ -1,4 +1,4 @@
-//! The SCMI device of VIRTIO 1.4: a guest's commands to the platform, and what that has to say.
+//! The SCMI device (VIRTIO 1.4 §5.17): a guest's commands to the platform, and what that has to say.
 //!
 //! Commands on the command queue are answered at once, each in its own buffer (S-15). Buffers on
 //! the event queue are kept until there is something to tell: a notification that the guest has

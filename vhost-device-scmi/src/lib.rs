@@ -1,4 +1,4 @@
-//! The vhost-user VirtIO SCMI device (VIRTIO 1.4, "SCMI Device", id 32; Arm DEN0056).
+//! The vhost-user VirtIO SCMI device (VIRTIO 1.4 §5.17, device id 32; Arm DEN0056).
 //!
 //! | module | what lives there |
 //! |---|---|

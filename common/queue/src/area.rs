@@ -107,9 +107,10 @@ impl Area {
         }
     }
 
-    /// The area as a table of descriptors, which it is.
+    /// The area as a table of descriptors, which it is: `resolve` saw to its alignment.
     #[inline(always)]
     pub(crate) fn table(&self) -> Table<'_> {
+        debug_assert!(self.base.cast::<u64>().is_aligned());
         Table {
             base: self.base.cast(),
             size: self.len / DESCRIPTOR_SIZE,
@@ -141,7 +142,7 @@ impl<'a> Table<'a> {
     /// and in memory that is at hand.
     #[inline(always)]
     pub(crate) fn at_hand(memory: &'a GuestMemory, addr: u64, len: u64) -> Option<Self> {
-        let base = memory.at_hand(addr, len)?.cast::<u64>();
+        let base = memory.at_hand(addr)?.all(addr, len)?.cast::<u64>();
         // Less than 2^32.
         let len = len as usize;
         let is_table = len.is_multiple_of(DESCRIPTOR_SIZE) && base.is_aligned();

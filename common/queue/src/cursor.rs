@@ -63,7 +63,7 @@ impl<'a> Cursor<'a> {
         }
         let segment = self.segments.get(self.index)?;
         let left = segment.len.checked_sub(self.passed)?;
-        // SAFETY: `Chain` resolved the segment in the memory that is borrowed for `'a`
+        // SAFETY: `Chain` or `Quick` resolved the segment in the memory that is borrowed for `'a`
         // (see `new`): `len` mapped bytes, of which `passed` are passed over. They are the guest's,
         // and `VolatileSlice` makes volatile accesses only.
         Some(unsafe { VolatileSlice::new(segment.host.add(self.passed).as_ptr(), left) })

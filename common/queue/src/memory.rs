@@ -85,17 +85,9 @@ impl Drop for Mapping {
 /// One contiguous range of guest memory, mapped into this process.
 #[derive(Clone, Debug)]
 pub struct Region {
-    guest_addr: u64,
-    len: u64,
-    host: NonNull<u8>,
+    window: Window,
     mapping: Arc<Mapping>,
 }
-
-// SAFETY: `host` points into `mapping`, which is shared memory that any thread may reach; all
-// accesses through it are volatile or atomic.
-unsafe impl Send for Region {}
-// SAFETY: as for `Send`; a shared `Region` hands out pointers only.
-unsafe impl Sync for Region {}
 
 impl Region {
     /// The guest sees `len` bytes of `mapping`, from `offset`, at `guest_addr`.
@@ -121,21 +113,23 @@ impl Region {
         // SAFETY: `offset` lies inside the mapping, checked above.
         let host = unsafe { mapping.start.add(offset) };
         Ok(Self {
-            guest_addr,
-            len,
-            host,
+            window: Window {
+                guest_addr,
+                len,
+                host,
+            },
             mapping,
         })
     }
 
     /// The first guest physical address of the region.
     pub fn guest_addr(&self) -> u64 {
-        self.guest_addr
+        self.window.guest_addr
     }
 
     /// The region's length in bytes, never 0.
     pub fn size(&self) -> u64 {
-        self.len
+        self.window.len
     }
 
     /// The mapping that the region is a part of.
@@ -146,16 +140,16 @@ impl Region {
     /// How many bytes there are from `addr` to the region's end; `None` when `addr` is outside.
     #[inline]
     fn left_at(&self, addr: u64) -> Option<u64> {
-        let offset = addr.wrapping_sub(self.guest_addr);
-        (offset < self.len).then(|| self.len - offset)
+        let offset = addr.wrapping_sub(self.guest_addr());
+        (offset < self.size()).then(|| self.size() - offset)
     }
 
     #[inline]
     fn pointer_at(&self, addr: u64) -> NonNull<u8> {
         // The cast loses nothing: a region's length fits `usize`, checked in `new`.
-        let offset = (addr - self.guest_addr) as usize;
+        let offset = (addr - self.guest_addr()) as usize;
         // SAFETY: callers have checked with `left_at` that `addr` is inside the region.
-        unsafe { self.host.add(offset) }
+        unsafe { self.window.host.add(offset) }
     }
 }
 
@@ -195,12 +189,12 @@ impl GuestMemory {
     /// # Errors
     /// When two of them overlap.
     pub fn new(mut regions: Vec<Region>) -> Result<Self, MemoryError> {
-        regions.sort_by_key(|region| region.guest_addr);
+        regions.sort_by_key(Region::guest_addr);
         for pair in regions.windows(2) {
             if let [low, high] = pair
-                && low.left_at(high.guest_addr).is_some()
+                && low.left_at(high.guest_addr()).is_some()
             {
-                return Err(MemoryError::Overlap(low.guest_addr, high.guest_addr));
+                return Err(MemoryError::Overlap(low.guest_addr(), high.guest_addr()));
             }
         }
         let windows = Box::new(Windows::of(&regions));
@@ -217,16 +211,16 @@ impl GuestMemory {
     fn region_at(&self, addr: u64) -> Option<(&Region, u64)> {
         let after = self
             .regions
-            .partition_point(|region| region.guest_addr <= addr);
+            .partition_point(|region| region.guest_addr() <= addr);
         let region = self.regions.get(after.checked_sub(1)?)?;
         Some((region, region.left_at(addr)?))
     }
 
-    /// Where `len` bytes at `addr` are mapped, when there are any, all of them are in one region, and
-    /// that can be told without a search: but for some bytes of awkward layouts, it can.
+    /// The region that `addr` is in, if it is in one and that can be told without a search: but for
+    /// some bytes of awkward layouts, it can.
     #[inline(always)]
-    pub(crate) fn at_hand(&self, addr: u64, len: u64) -> Option<NonNull<u8>> {
-        self.windows.at(addr)?.all(addr, len)
+    pub(crate) fn at_hand(&self, addr: u64) -> Option<&Window> {
+        self.windows.at(addr)
     }
 
     /// The longest piece from `addr`, at most `len` bytes: shorter than `len` when the region
@@ -264,15 +258,16 @@ impl GuestMemory {
 
 /// A region as one that looks up address after address has it at hand: nothing to follow.
 #[derive(Clone, Copy, Debug)]
-struct Window {
+pub(crate) struct Window {
     guest_addr: u64,
     len: u64,
     host: NonNull<u8>,
 }
 
-// SAFETY: as for `Region`, which it is a copy of.
+// SAFETY: `host` points into a mapping, which is shared memory that any thread may reach; all
+// accesses through it are volatile or atomic.
 unsafe impl Send for Window {}
-// SAFETY: as for `Send`.
+// SAFETY: as for `Send`; a shared `Window` hands out pointers only.
 unsafe impl Sync for Window {}
 
 impl Window {
@@ -283,17 +278,9 @@ impl Window {
         host: NonNull::dangling(),
     };
 
-    fn of(region: &Region) -> Self {
-        Self {
-            guest_addr: region.guest_addr,
-            len: region.len,
-            host: region.host,
-        }
-    }
-
     /// Where `len` bytes at `addr` are mapped, when there are any and all of them are in the region.
     #[inline(always)]
-    fn all(&self, addr: u64, len: u64) -> Option<NonNull<u8>> {
+    pub(crate) fn all(&self, addr: u64, len: u64) -> Option<NonNull<u8>> {
         let offset = addr.wrapping_sub(self.guest_addr);
         // No bytes: the last of them is too far away.
         let last = len.wrapping_sub(1);
@@ -314,57 +301,59 @@ struct Windows {
 }
 
 impl Windows {
-    const BITS: u32 = 6;
+    const BITS: u32 = 7;
     const SLOTS: usize = 1 << Self::BITS;
     /// From pages up to half of what there can be.
     const SHIFTS: std::ops::Range<u32> = 12..u64::BITS - Self::BITS;
 
-    /// With the bits that tell the most of the regions' bytes apart.
+    /// With the bits that tell the regions apart best.
     fn of(regions: &[Region]) -> Self {
-        let all: u64 = regions.iter().map(Region::size).sum();
-        let (mut windows, mut reached) = (Self::default(), 0);
+        let (mut windows, mut worth) = (Self::default(), 0);
         // Where there are more regions than slots, no choice is good, and each takes its time.
-        let step = 1 + regions.len() / Self::SLOTS;
+        let step = regions.len().div_ceil(Self::SLOTS).max(1);
         // Few large slots are at hand sooner than many small ones.
         for shift in Self::SHIFTS.rev().step_by(step) {
-            let (other, reaches) = Self::shifted(shift, regions);
-            if reaches > reached {
-                (windows, reached) = (other, reaches);
-            }
-            if reached == all {
-                break;
+            let (others, is_worth) = Self::shifted(shift, regions);
+            if is_worth > worth {
+                (windows, worth) = (others, is_worth);
             }
         }
         windows
     }
 
-    /// With the bits from `shift` on, and how many bytes they lead to, about.
+    /// With the bits from `shift` on, and what that is worth.
     fn shifted(shift: u32, regions: &[Region]) -> (Self, u64) {
         let mut windows = Self {
             factor: 1 << (Self::SHIFTS.end - shift),
             ..Self::default()
         };
-        let mut most = [0; Self::SLOTS];
+        let mut worths = [0; Self::SLOTS];
         for region in regions {
             // What is in a slot in each round through all of them, and how many rounds there are.
             let part = 1_u64 << shift;
             let round = part * Self::SLOTS as u64;
-            let rounds = (region.len / round).max(1);
-            let mut addr = region.guest_addr;
-            let mut left = region.len.min(round);
+            let rounds = (region.size() / round).max(1);
+            // A byte of a small region is worth more: what is below 4 GiB is little of a large guest,
+            // and there is nothing else for some devices. But not so much more that the first bytes
+            // of a PC would count for more than what comes behind them.
+            let share = region.size().isqrt();
+            let mut addr = region.guest_addr();
+            let mut left = region.size().min(round);
             while left > 0 {
                 let here = left.min(part - addr % part);
+                let worth = here * rounds / share;
                 let slot = windows.slot(addr);
-                if let (Some(slot), Some(most)) = (windows.slots.get_mut(slot), most.get_mut(slot))
-                    && here * rounds > *most
+                if let (Some(slot), Some(best)) =
+                    (windows.slots.get_mut(slot), worths.get_mut(slot))
+                    && worth > *best
                 {
-                    (*slot, *most) = (Window::of(region), here * rounds);
+                    (*slot, *best) = (region.window, worth);
                 }
                 left -= here;
                 addr = addr.wrapping_add(here);
             }
         }
-        (windows, most.iter().sum())
+        (windows, worths.iter().sum())
     }
 
     #[inline(always)]
@@ -473,6 +462,10 @@ mod tests {
         GuestMemory::new(regions.expect("sound regions")).expect("regions that do not overlap")
     }
 
+    fn at_hand(memory: &GuestMemory, addr: u64, len: u64) -> Option<NonNull<u8>> {
+        memory.at_hand(addr)?.all(addr, len)
+    }
+
     #[test]
     fn all_of_a_usual_guest_is_at_hand() {
         const M: u64 = 1 << 20;
@@ -483,6 +476,7 @@ mod tests {
             &[(0x4000_0000, 512 * M)][..],
             &[(0, 3 * G), (4 * G, 13 * G)],
             &[(0, 2 * G), (4 * G, 2 * G)],
+            &(6..70).map(|n| (n * G, G)).collect::<Vec<_>>(),
             &spread,
             &hotplugged,
         ] {
@@ -492,7 +486,7 @@ mod tests {
                     let host = memory.contiguous(addr + place, 1).map(|(host, _)| host);
                     assert!(host.is_some());
                     assert_eq!(
-                        memory.at_hand(addr + place, 1),
+                        at_hand(&memory, addr + place, 1),
                         host,
                         "{regions:x?} {place:#x}"
                     );
@@ -506,10 +500,17 @@ mod tests {
         // 640 KiB and what is behind them are in one slot, as long as 4 GiB and more are in others.
         let (low, high) = ((0, 0xa_0000), (0xc_0000, 0x7ff4_0000));
         let memory = layout(&[low, high, (0x1_0000_0000, 0x1_0000_0000)]);
-        assert_eq!(memory.at_hand(0x1000, 1), None);
-        assert!(memory.at_hand(0xc_0000, 1).is_some());
-        assert!(memory.at_hand(0x1_ffff_ffff, 1).is_some());
+        assert_eq!(at_hand(&memory, 0x1000, 1), None);
+        assert!(at_hand(&memory, 0xc_0000, 1).is_some());
+        assert!(at_hand(&memory, 0x1_ffff_ffff, 1).is_some());
         assert!(memory.contiguous(0x1000, 1).is_some());
+        // What is below 4 GiB is little of a large guest.
+        let memory = layout(&[(0, 0xc000_0000), (0x1_0000_0000, 0x100_0000_0000)]);
+        assert!(at_hand(&memory, 0x1000, 1).is_some());
+        assert!(at_hand(&memory, 0xbfff_ffff, 1).is_some());
+        let high = (0x1_0000_0000_u64..0x101_0000_0000).step_by(0x4000_0000);
+        let missed = high.filter(|addr| at_hand(&memory, *addr, 1).is_none());
+        assert!(missed.count() < 40);
     }
 
     proptest! {
@@ -532,7 +533,7 @@ mod tests {
                 let begin = if regions.is_empty() { 0 } else { index.get(&regions).0 };
                 let addr = begin.wrapping_add_signed(offset);
                 let found = memory.contiguous(addr, len).filter(|_| len > 0);
-                if let Some(host) = memory.at_hand(addr, len) {
+                if let Some(host) = at_hand(&memory, addr, len) {
                     prop_assert_eq!(Some(host), found.map(|(host, _)| host));
                 }
             }

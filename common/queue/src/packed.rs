@@ -156,6 +156,20 @@ struct InRing<'a> {
     left: usize,
 }
 
+impl<'a> InRing<'a> {
+    /// The first of a chain.
+    #[inline(always)]
+    fn at(table: Table<'a>, place: Place) -> Self {
+        Self {
+            table,
+            slot: place.slot.into(),
+            available: place.available_flags().into(),
+            // A ring has one at least.
+            left: table.size() - 1,
+        }
+    }
+}
+
 impl Links for InRing<'_> {
     #[inline(always)]
     fn here(&self) -> Option<Link> {
@@ -346,19 +360,12 @@ impl PackedRing {
     pub(crate) fn take<'a>(
         &mut self,
         quick: &'a mut Quick,
-        memory: &GuestMemory,
+        memory: &'a GuestMemory,
     ) -> Option<(Ticket, Buffers<'a>)> {
         if !self.look() {
             return None;
         }
-        let table = self.desc.table();
-        let Place { slot, .. } = self.next_avail;
-        let links = InRing {
-            table,
-            slot: slot.into(),
-            available: self.next_avail.available_flags().into(),
-            left: table.size() - 1,
-        };
+        let links = InRing::at(self.desc.table(), self.next_avail);
         let first = links.here()?;
         // Each descriptor has a segment. An id is a u16.
         if first.flags & INDIRECT == 0 {
@@ -537,8 +544,48 @@ impl PackedRing {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+    use std::sync::Arc;
+
     use super::*;
+    use crate::memory::{Mapping, Region};
     use crate::ring::MAX_QUEUE_SIZE;
+
+    /// A driver may write the flags of the next round while its chain is walked.
+    #[test]
+    fn a_chain_is_no_longer_than_the_ring_whatever_is_written_meanwhile() {
+        const SIZE: usize = 3;
+        let file = rustix::fs::memfd_create("ring", rustix::fs::MemfdFlags::CLOEXEC);
+        let file = File::from(file.expect("a memfd"));
+        file.set_len(0x1000).expect("a length");
+        let mapping = Arc::new(Mapping::new(&file, 0, 0x1000).expect("a mapping"));
+        let region = Region::new(0, mapping, 0, 0x1000).expect("a region");
+        let memory = GuestMemory::new(vec![region]).expect("memory");
+        let area = Area::resolve(&memory, "ring", 0, SIZE * DESCRIPTOR_SIZE, 16).expect("a ring");
+        let make_available = |place: Place| {
+            let flags = place.available_flags() | NEXT as u16;
+            let offset = usize::from(place.slot) * DESCRIPTOR_SIZE + FLAGS;
+            file.write_all_at(&flags.to_le_bytes(), offset as u64)
+                .expect("flags");
+        };
+        let mut place = Place {
+            slot: 1,
+            wrap: true,
+        };
+        let mut links = InRing::at(area.table(), place);
+        make_available(place);
+        let mut link = links.here().expect("a descriptor");
+        for _ in 1..SIZE {
+            assert_eq!(link.flags, NEXT);
+            place = place.next(SIZE as u16);
+            make_available(place);
+            link = links.follow(&link).expect("a descriptor");
+        }
+        assert_eq!(link.flags, NEXT);
+        make_available(place.next(SIZE as u16));
+        assert!(links.follow(&link).is_none());
+    }
 
     /// Every place of a ring of `size`, one after the other from the first.
     fn rounds(size: u16) -> impl Iterator<Item = Place> {

@@ -7,13 +7,14 @@
 //! So there is little to decide here, and what is known of a chain stays in registers.
 //!
 //! Most chains are one buffer, or a request and room for its answer. These are taken without a loop,
-//! where the ring is looked at; longer ones by one that starts from the head again.
+//! where the ring is looked at; longer ones by one that begins at the head again, and forgets what was
+//! read before.
 //!
 //! [`Chain`]: crate::chain::Chain
 
 use crate::area::Link;
 use crate::chain::{self, Buffers, MAX_CHAIN_LEN, Segment};
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, Window};
 
 /// How many segments a chain may have here. They fit in the first cache.
 const ROOM: usize = 128;
@@ -63,12 +64,12 @@ impl Quick {
     /// Takes the chain that begins with the descriptor at `links`, which is `first`. What came with
     /// its last descriptor is returned too.
     #[inline(always)]
-    pub(crate) fn take(
-        &mut self,
-        memory: &GuestMemory,
+    pub(crate) fn take<'a>(
+        &'a mut self,
+        memory: &'a GuestMemory,
         links: impl Links,
         first: &Link,
-    ) -> Option<(Buffers<'_>, usize)> {
+    ) -> Option<(Buffers<'a>, usize)> {
         if first.flags == NEXT {
             let second = { links }.follow(first)?;
             if second.flags == WRITE {
@@ -83,7 +84,7 @@ impl Quick {
 
     /// One buffer.
     #[inline(always)]
-    fn only(&mut self, memory: &GuestMemory, link: &Link) -> Option<Buffers<'_>> {
+    fn only<'a>(&'a mut self, memory: &'a GuestMemory, link: &Link) -> Option<Buffers<'a>> {
         let [segment, ..] = &mut *self.segments;
         *segment = Segment::of(memory, link)?;
         let len = segment.len;
@@ -99,7 +100,12 @@ impl Quick {
 
     /// A request, and room for its answer.
     #[inline(always)]
-    fn pair(&mut self, memory: &GuestMemory, request: &Link, answer: &Link) -> Option<Buffers<'_>> {
+    fn pair<'a>(
+        &'a mut self,
+        memory: &'a GuestMemory,
+        request: &Link,
+        answer: &Link,
+    ) -> Option<Buffers<'a>> {
         let [first, second, ..] = &mut *self.segments;
         *first = Segment::of(memory, request)?;
         *second = Segment::of(memory, answer)?;
@@ -123,6 +129,7 @@ impl Quick {
         let mut link = links.here()?;
         let mut found = Finder {
             memory,
+            window: *memory.at_hand(link.addr)?,
             segments: &mut self.segments,
             count: 0,
             len: 0,
@@ -180,6 +187,8 @@ impl Quick {
 /// The segments of a chain that is walked. All of it is inlined, so that it is in registers.
 struct Finder<'a> {
     memory: &'a GuestMemory,
+    /// The region that the last buffer was found in.
+    window: Window,
     segments: &'a mut [Segment; ROOM],
     /// How many segments there are, and their bytes: fewer than 2^40, as there is little room.
     count: usize,
@@ -189,8 +198,18 @@ struct Finder<'a> {
 impl Finder<'_> {
     #[inline(always)]
     fn add(&mut self, link: &Link) -> Option<()> {
-        let segment = Segment::of(self.memory, link)?;
-        *self.segments.get_mut(self.count)? = segment;
+        let Link { addr, len, .. } = *link;
+        let mut host = self.window.all(addr, len);
+        if host.is_none() {
+            self.window = *self.memory.at_hand(addr)?;
+            host = self.window.all(addr, len);
+        }
+        *self.segments.get_mut(self.count)? = Segment {
+            guest_addr: addr,
+            host: host?,
+            // Fits: it was a u32.
+            len: len as usize,
+        };
         self.count += 1;
         self.len += link.len;
         Some(())
@@ -204,7 +223,7 @@ impl Segment {
         let Link { addr, len, .. } = *link;
         Some(Self {
             guest_addr: addr,
-            host: memory.at_hand(addr, len)?,
+            host: memory.at_hand(addr)?.all(addr, len)?,
             // Fits: it was a u32.
             len: len as usize,
         })
@@ -244,15 +263,19 @@ mod tests {
 
     impl Rig {
         fn new(third: u64) -> Self {
-            let mut regions = Vec::new();
-            let mut mapped = Vec::new();
             // Two without a gap, and two that no choice of bits tells from all others.
-            for (addr, offset, len) in [
+            Self::with(&[
                 (0x1000, 0, 0x3000),
                 (0x4000, 0, 0x1000),
                 (third, 4, 0x1000),
                 (0x4000_0000, 0, 0x1000),
-            ] {
+            ])
+        }
+
+        fn with(layout: &[(u64, u64, u64)]) -> Self {
+            let mut regions = Vec::new();
+            let mut mapped = Vec::new();
+            for &(addr, offset, len) in layout {
                 let flags = rustix::fs::MemfdFlags::CLOEXEC;
                 let file = File::from(rustix::fs::memfd_create("quick", flags).expect("a memfd"));
                 file.set_len(offset + len).expect("a length");
@@ -370,7 +393,11 @@ mod tests {
         /// Whether a driver that is right makes such chains, but for what is rare.
         fn is_plain(&self, packed: bool, memory: &GuestMemory) -> bool {
             let buffers = self.chain(packed);
-            let whole = |addr, len| memory.at_hand(addr, len).is_some();
+            let whole = |addr, len| {
+                memory
+                    .at_hand(addr)
+                    .is_some_and(|window| window.all(addr, len).is_some())
+            };
             let table = self.table.is_none_or(|(addr, outside)| {
                 let len = 16 * buffers.len() as u64;
                 addr == TABLES[0] && outside == 0 && self.indirect && whole(addr, len)
@@ -536,19 +563,64 @@ mod tests {
         let mut quick = Quick::new();
         for made in chains {
             let rig = &rigs[usize::from(made.moved)];
-            let memory = &rig.memory;
-            made.write(packed, rig);
-            let config = made.config(packed);
-            let mut rings = [(); 2].map(|()| Ring::new(memory, &config).expect("a ring"));
-            let [ring, other] = &mut rings;
-            assert_eq!(ring.look(), other.look());
-            let found = quickly(&mut quick, ring, memory);
-            let is_quick = found.is_some();
-            let found = found.or_else(|| carefully(ring, memory));
-            assert_eq!(found, carefully(other, memory), "{made:?}");
-            assert_eq!(ring.taken(), other.taken(), "{made:?}");
-            if made.is_plain(packed, memory) {
+            let (is_quick, _) = agreed(packed, made, rig, &mut quick);
+            if made.is_plain(packed, &rig.memory) {
                 assert!(is_quick, "{made:?}");
+            }
+        }
+    }
+
+    /// Whether the quick walk took the chain, and what both make of it.
+    fn agreed(packed: bool, made: &Made, rig: &Rig, quick: &mut Quick) -> (bool, Option<Taken>) {
+        let memory = &rig.memory;
+        made.write(packed, rig);
+        let config = made.config(packed);
+        let mut rings = [(); 2].map(|()| Ring::new(memory, &config).expect("a ring"));
+        let [ring, other] = &mut rings;
+        assert_eq!(ring.look(), other.look());
+        let found = quickly(quick, ring, memory);
+        let is_quick = found.is_some();
+        let found = found.or_else(|| carefully(ring, memory));
+        assert_eq!(found, carefully(other, memory), "{made:?}");
+        assert_eq!(ring.taken(), other.taken(), "{made:?}");
+        (is_quick, found)
+    }
+
+    /// A used length has 32 bits (VIRTIO 1.4 §2.7.4.2).
+    #[test]
+    fn a_chain_of_4_gib_is_refused_and_one_byte_less_is_not() {
+        let rig = Rig::with(&[(0x1000, 0, 8 << 30)]);
+        let mut quick = Quick::new();
+        let half = 1 << 31;
+        for (count, sum) in [(2, 0), (3, 0), (2, 1), (3, 1)] {
+            // A pair, or a chain that is walked.
+            let mut buffers = vec![(0x1_0000_0000, 1, false); count - 2];
+            let rest = half - (count as u32 - 2) - sum;
+            buffers.extend([(0x1_0000_0000, rest, false), (0x1_0000_0000, half, true)]);
+            for table in [None, Some((TABLES[0], 0))] {
+                for packed in [false, true] {
+                    let made = Made {
+                        moved: false,
+                        buffers: buffers.clone(),
+                        sorted: true,
+                        table,
+                        indirect: true,
+                        goes_on: false,
+                        size: 16,
+                        slot: 0,
+                        wrap: true,
+                        broken: Vec::new(),
+                    };
+                    let (is_quick, found) = agreed(packed, &made, &rig, &mut quick);
+                    let (.., result) = found.expect("a chain");
+                    let expected = if sum == 0 {
+                        Err(ChainError::TooLarge)
+                    } else {
+                        Ok(())
+                    };
+                    assert_eq!(result.map(drop), expected, "{made:?}");
+                    assert_eq!(is_quick, expected.is_ok(), "{made:?}");
+                }
             }
         }
     }

@@ -286,7 +286,7 @@ impl Ring {
     pub(crate) fn take<'a>(
         &mut self,
         quick: &'a mut Quick,
-        memory: &GuestMemory,
+        memory: &'a GuestMemory,
     ) -> Option<(Ticket, Buffers<'a>)> {
         if !self.plain && self.inflight.is_some() {
             return None;

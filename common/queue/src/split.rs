@@ -206,7 +206,7 @@ impl SplitRing {
     pub(crate) fn take<'a>(
         &mut self,
         quick: &'a mut Quick,
-        memory: &GuestMemory,
+        memory: &'a GuestMemory,
     ) -> Option<(Ticket, Buffers<'a>)> {
         if self.taken == self.seen {
             return None;

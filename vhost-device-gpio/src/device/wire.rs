@@ -1,11 +1,11 @@
-//! What goes over the queues (VIRTIO 1.4 §5.17), byte for byte.
+//! What goes over the queues (VIRTIO 1.4 §5.18), byte for byte.
 
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::host::Lines;
 
-/// VIRTIO 1.4 §5.17.1.
+/// VIRTIO 1.4 §5.18.1.
 pub(super) const DEVICE_ID: u32 = 41;
 
 /// `VIRTIO_GPIO_F_IRQ`: interrupts, and with them the event queue.

@@ -1,4 +1,4 @@
-//! What goes over the queues: messages of DEN0056 as the SCMI device of VIRTIO 1.4 carries them.
+//! What goes over the queues: messages of DEN0056 as the SCMI device carries them (VIRTIO 1.4 §5.17).
 //!
 //! A message is a header of 32 bits with a payload behind it, all little-endian. The payload of
 //! an answer begins with a status.
@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::host;
 
-/// VIRTIO 1.4, "SCMI Device", "Device ID".
+/// VIRTIO 1.4 §5.17.1.
 pub(super) const DEVICE_ID: u32 = 32;
 
 /// `VIRTIO_SCMI_F_P2A_CHANNELS`: notifications and delayed responses, and with them the event

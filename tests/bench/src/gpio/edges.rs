@@ -18,7 +18,7 @@ const LINE: u16 = 0;
 const PULL: &str = "/sys/devices/platform/gpio-sim.0/gpiochip0/sim_gpio0/pull";
 const LEVELS: [&str; 2] = ["pull-down", "pull-up"];
 
-// VIRTIO 1.4 §5.17
+// VIRTIO 1.4 §5.18
 const F_IRQ: u64 = 1;
 const REQUESTS: usize = 0;
 const EVENTS: usize = 1;

@@ -10,7 +10,7 @@ use crate::load::{Guest, Job, QUEUE_SIZE, Slot};
 const OUTPUT: u16 = 1;
 const INPUT: u16 = 2;
 
-// VIRTIO 1.4 §5.17.6
+// VIRTIO 1.4 §5.18.6
 const SET_DIRECTION: u16 = 3;
 const GET_VALUE: u16 = 4;
 const SET_VALUE: u16 = 5;

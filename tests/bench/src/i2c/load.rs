@@ -12,7 +12,7 @@ pub(super) const ADDRESS: u8 = 0x20;
 const REGISTER: u8 = 7;
 const VALUE: u8 = 0x5a;
 
-// VIRTIO 1.4 §5.18.6, `flags` and `status`
+// VIRTIO 1.4 §5.16.6, `flags` and `status`
 const FAIL_NEXT: u32 = 1;
 const READ: u32 = 2;
 const OK: u8 = 0;
