@@ -82,8 +82,9 @@ const COMPARISONS: [Comparison; 6] = [
 
 /// What each peer is and does, for who reads the figures.
 const VIRTIO_QUEUE: &str = "\"Bare\" is `virtio-queue` 0.18 with everything borrowed and reused; \
-    \"VringRwLock\" is the same in `vhost-user-backend` 0.24, with chains and descriptors collected \
-    into lists as the daemons of crates.io do. Neither has a packed ring.";
+    \"VringRwLock\" is the same in `vhost-user-backend` 0.24, as the daemons of crates.io use it: \
+    chains are collected into a list, and each is cloned and its descriptors collected. Neither has a \
+    packed ring.";
 const LIBVHOST_USER: &str = "libvhost-user is that of QEMU 10.0, built from Debian's source with \
     -O2: `vu_queue_pop` for each chain of a batch, then `vu_queue_fill` for each, `vu_queue_flush` \
     and `vu_queue_notify`. Memory and ring are set by hand, without a socket. It allocates an \
