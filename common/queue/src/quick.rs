@@ -559,15 +559,20 @@ mod tests {
 
     /// The quick walk takes what the careful one takes, or leaves no trace.
     fn both_agree(packed: bool, chains: &[Made]) {
-        let rigs = [Rig::new(0x200_0000), Rig::new(0x200_0800)];
-        let mut quick = Quick::new();
-        for made in chains {
-            let rig = &rigs[usize::from(made.moved)];
-            let (is_quick, _) = agreed(packed, made, rig, &mut quick);
-            if made.is_plain(packed, &rig.memory) {
-                assert!(is_quick, "{made:?}");
-            }
+        // Once for each test, as it takes long under valgrind.
+        thread_local! {
+            static RIGS: [Rig; 2] = [0x200_0000, 0x200_0800].map(Rig::new);
         }
+        let mut quick = Quick::new();
+        RIGS.with(|rigs| {
+            for made in chains {
+                let rig = &rigs[usize::from(made.moved)];
+                let (is_quick, _) = agreed(packed, made, rig, &mut quick);
+                if made.is_plain(packed, &rig.memory) {
+                    assert!(is_quick, "{made:?}");
+                }
+            }
+        });
     }
 
     /// Whether the quick walk took the chain, and what both make of it.
