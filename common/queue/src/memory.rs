@@ -292,6 +292,14 @@ impl Window {
     }
 }
 
+/// How many bytes of a region are worth as much as one of another's share. A byte of a small region is
+/// worth more: what is below 4 GiB is little of a large guest, and there is nothing else for some
+/// devices. But not so much more that the first bytes of a PC would count for more than what comes
+/// behind them.
+fn share(region: &Region) -> u64 {
+    region.size().isqrt()
+}
+
 /// The region that an address is likely to be in, without a search: by some bits of the address.
 #[derive(Clone, Debug)]
 struct Windows {
@@ -309,6 +317,9 @@ impl Windows {
     /// With the bits that tell the regions apart best.
     fn of(regions: &[Region]) -> Self {
         let (mut windows, mut worth) = (Self::default(), 0);
+        // No bits are worth more.
+        let worths = regions.iter().map(|region| region.size() / share(region));
+        let all: u64 = worths.sum();
         // Where there are more regions than slots, no choice is good, and each takes its time.
         let step = regions.len().div_ceil(Self::SLOTS).max(1);
         // Few large slots are at hand sooner than many small ones.
@@ -316,6 +327,9 @@ impl Windows {
             let (others, is_worth) = Self::shifted(shift, regions);
             if is_worth > worth {
                 (windows, worth) = (others, is_worth);
+            }
+            if worth == all {
+                break;
             }
         }
         windows
@@ -333,10 +347,7 @@ impl Windows {
             let part = 1_u64 << shift;
             let round = part * Self::SLOTS as u64;
             let rounds = (region.size() / round).max(1);
-            // A byte of a small region is worth more: what is below 4 GiB is little of a large guest,
-            // and there is nothing else for some devices. But not so much more that the first bytes
-            // of a PC would count for more than what comes behind them.
-            let share = region.size().isqrt();
+            let share = share(region);
             let mut addr = region.guest_addr();
             let mut left = region.size().min(round);
             while left > 0 {
