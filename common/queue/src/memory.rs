@@ -197,7 +197,7 @@ impl GuestMemory {
                 return Err(MemoryError::Overlap(low.guest_addr(), high.guest_addr()));
             }
         }
-        let windows = Box::new(Windows::of(&regions));
+        let windows = Windows::of(&regions);
         Ok(Self { regions, windows })
     }
 
@@ -309,38 +309,43 @@ struct Windows {
 }
 
 impl Windows {
-    const BITS: u32 = 7;
+    const BITS: u32 = 6;
     const SLOTS: usize = 1 << Self::BITS;
     /// From pages up to half of what there can be.
     const SHIFTS: std::ops::Range<u32> = 12..u64::BITS - Self::BITS;
 
     /// With the bits that tell the regions apart best.
-    fn of(regions: &[Region]) -> Self {
-        let (mut windows, mut worth) = (Self::default(), 0);
+    fn of(regions: &[Region]) -> Box<Self> {
+        let (mut shift, mut worth) = (Self::SHIFTS.start, 0);
         // No bits are worth more.
         let worths = regions.iter().map(|region| region.size() / share(region));
         let all: u64 = worths.sum();
         // Where there are more regions than slots, no choice is good, and each takes its time.
         let step = regions.len().div_ceil(Self::SLOTS).max(1);
         // Few large slots are at hand sooner than many small ones.
-        for shift in Self::SHIFTS.rev().step_by(step) {
-            let (others, is_worth) = Self::shifted(shift, regions);
+        for other in Self::SHIFTS.rev().step_by(step) {
+            let is_worth = Self::choose(other, regions, |_, _| {});
             if is_worth > worth {
-                (windows, worth) = (others, is_worth);
+                (shift, worth) = (other, is_worth);
             }
             if worth == all {
                 break;
             }
         }
+        let mut windows = Box::<Self>::default();
+        windows.factor = Self::factor(shift);
+        let slots = &mut windows.slots;
+        Self::choose(shift, regions, |slot, region| {
+            if let Some(slot) = slots.get_mut(slot) {
+                *slot = region.window;
+            }
+        });
         windows
     }
 
-    /// With the bits from `shift` on, and what that is worth.
-    fn shifted(shift: u32, regions: &[Region]) -> (Self, u64) {
-        let mut windows = Self {
-            factor: 1 << (Self::SHIFTS.end - shift),
-            ..Self::default()
-        };
+    /// Has a slot `take` a region when that is worth more than what it has taken before, by the bits
+    /// from `shift` on. What all slots have is worth then.
+    fn choose(shift: u32, regions: &[Region], mut take: impl FnMut(usize, &Region)) -> u64 {
         let mut worths = [0; Self::SLOTS];
         for region in regions {
             // What is in a slot in each round through all of them, and how many rounds there are.
@@ -353,29 +358,34 @@ impl Windows {
             while left > 0 {
                 let here = left.min(part - addr % part);
                 let worth = here * rounds / share;
-                let slot = windows.slot(addr);
-                if let (Some(slot), Some(best)) =
-                    (windows.slots.get_mut(slot), worths.get_mut(slot))
+                let slot = Self::slot(Self::factor(shift), addr);
+                if let Some(best) = worths.get_mut(slot)
                     && worth > *best
                 {
-                    (*slot, *best) = (region.window, worth);
+                    *best = worth;
+                    take(slot, region);
                 }
                 left -= here;
                 addr = addr.wrapping_add(here);
             }
         }
-        (windows, worths.iter().sum())
+        worths.iter().sum()
+    }
+
+    /// What moves the bits from `shift` on to the top.
+    fn factor(shift: u32) -> u64 {
+        1 << (Self::SHIFTS.end - shift)
     }
 
     #[inline(always)]
-    fn slot(&self, addr: u64) -> usize {
+    fn slot(factor: u64, addr: u64) -> usize {
         // Below `SLOTS`.
-        (addr.wrapping_mul(self.factor) >> Self::SHIFTS.end) as usize
+        (addr.wrapping_mul(factor) >> Self::SHIFTS.end) as usize
     }
 
     #[inline(always)]
     fn at(&self, addr: u64) -> Option<&Window> {
-        self.slots.get(self.slot(addr))
+        self.slots.get(Self::slot(self.factor, addr))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::chain::{self, Buffers, MAX_CHAIN_LEN, Segment};
 use crate::memory::{GuestMemory, Window};
 
 /// How many segments a chain may have here. They fit in the first cache.
-const ROOM: usize = 128;
+const ROOM: usize = 64;
 
 /// The flags that say what a descriptor is, as wide as [`Link`] has them.
 pub(crate) const NEXT: u32 = chain::NEXT as u32;
@@ -341,7 +341,7 @@ mod tests {
     fn made() -> impl Strategy<Value = Made> {
         let buffers = prop_oneof![
             9 => prop::collection::vec(buffer(), 1..10),
-            1 => prop::collection::vec((0x1800_u64..0x1f00, 1_u32..9, any::<bool>()), 120..140),
+            1 => prop::collection::vec((0x1800_u64..0x1f00, 1_u32..9, any::<bool>()), 56..76),
         ];
         let outside = prop_oneof![4 => Just(0), 1 => 1_usize..4];
         let at = prop_oneof![4 => Just(TABLES[0]), 1 => prop::sample::select(&TABLES[..])];
