@@ -240,7 +240,6 @@ impl Chain {
         &mut self,
         ring: &SplitRing,
         memory: &GuestMemory,
-        indirect: bool,
         head: u16,
     ) -> Result<(), ChainError> {
         self.clear();
@@ -252,7 +251,7 @@ impl Chain {
             };
             let (desc, next) = Desc::virtq(words);
             if desc.has(INDIRECT) {
-                return match indirect {
+                return match ring.indirect() {
                     true => self.walk_indirect(memory, &desc),
                     false => Err(ChainError::NotNegotiated),
                 };
@@ -296,12 +295,7 @@ impl Chain {
 
     /// Collects the chain that begins with the next descriptor of a packed ring. Whatever is
     /// wrong with it, it is followed to its end, so that the ring can go on behind it.
-    pub(crate) fn walk_packed(
-        &mut self,
-        ring: &PackedRing,
-        memory: &GuestMemory,
-        indirect: bool,
-    ) -> PackedWalk {
+    pub(crate) fn walk_packed(&mut self, ring: &PackedRing, memory: &GuestMemory) -> PackedWalk {
         self.clear();
         let size = ring.size();
         let mut place = ring.next_avail();
@@ -320,7 +314,7 @@ impl Chain {
             walk.descriptors += 1;
             walk.id = id;
             if walk.result.is_ok() {
-                walk.result = self.add_packed(memory, indirect, &desc, is_first);
+                walk.result = self.add_packed(memory, ring.indirect(), &desc, is_first);
             }
             if !desc.has(NEXT) {
                 return walk;

@@ -285,23 +285,23 @@ impl Inflight {
         kind: &mut Kind,
         chain: &mut Chain,
         memory: &GuestMemory,
-        indirect: bool,
     ) -> Option<(Ticket, Result<(), ChainError>)> {
         match (&mut self.tracker, kind) {
             (Tracker::Split(tracker), Kind::Split(ring)) => {
                 if let Some(ticket) = tracker.replay(ring) {
-                    return Some((ticket, chain.walk(ring, memory, indirect, ticket.id)));
+                    return Some((ticket, chain.walk(ring, memory, ticket.id)));
                 }
-                let taken = ring.take_carefully(chain, memory, indirect)?;
+                let taken = ring.take_carefully(chain, memory)?;
                 tracker.took(&taken.0);
                 Some(taken)
             }
             (Tracker::Packed(tracker), Kind::Packed(ring)) => {
                 if let Some((ticket, descriptors)) = tracker.replay(ring) {
-                    return Some((ticket, chain.walk_copied(memory, indirect, &descriptors)));
+                    let walked = chain.walk_copied(memory, ring.indirect(), &descriptors);
+                    return Some((ticket, walked));
                 }
                 let first = ring.next_avail();
-                let taken = ring.take_carefully(chain, memory, indirect)?;
+                let taken = ring.take_carefully(chain, memory)?;
                 tracker.took(ring, first, &taken.0);
                 Some(taken)
             }

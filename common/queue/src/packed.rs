@@ -14,13 +14,12 @@
 use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 use virtio_bindings::virtio_ring::{
-    VRING_DESC_F_WRITE, VRING_PACKED_DESC_F_AVAIL, VRING_PACKED_DESC_F_USED,
-    VRING_PACKED_EVENT_F_WRAP_CTR, VRING_PACKED_EVENT_FLAG_DESC, VRING_PACKED_EVENT_FLAG_DISABLE,
-    VRING_PACKED_EVENT_FLAG_ENABLE,
+    VRING_PACKED_DESC_F_AVAIL, VRING_PACKED_DESC_F_USED, VRING_PACKED_EVENT_F_WRAP_CTR,
+    VRING_PACKED_EVENT_FLAG_DESC, VRING_PACKED_EVENT_FLAG_DISABLE, VRING_PACKED_EVENT_FLAG_ENABLE,
 };
 
 use crate::area::{Area, Link, Table};
-use crate::chain::{Buffers, Chain, ChainError, DESCRIPTOR_SIZE, Words};
+use crate::chain::{Buffers, Chain, ChainError, DESCRIPTOR_SIZE, WRITE, Words};
 use crate::log::QueueLog;
 use crate::memory::GuestMemory;
 use crate::quick::{INDIRECT, Links, NEXT, Quick};
@@ -36,7 +35,6 @@ const LINE: u16 = 4;
 
 const AVAIL: u16 = 1 << VRING_PACKED_DESC_F_AVAIL;
 const USED: u16 = 1 << VRING_PACKED_DESC_F_USED;
-const WRITE: u16 = VRING_DESC_F_WRITE as u16;
 const WRAP_COUNTER: u16 = 1 << VRING_PACKED_EVENT_F_WRAP_CTR;
 
 /// Resolves and checks the descriptor ring and the two areas for event suppression.
@@ -284,6 +282,11 @@ impl PackedRing {
         self.size
     }
 
+    /// Whether the driver may use indirect tables.
+    pub(crate) fn indirect(&self) -> bool {
+        self.indirect
+    }
+
     /// How many descriptors were taken since the ring was made.
     #[inline]
     pub(crate) fn taken(&self) -> u64 {
@@ -403,12 +406,11 @@ impl PackedRing {
         &mut self,
         chain: &mut Chain,
         memory: &GuestMemory,
-        indirect: bool,
     ) -> Option<(Ticket, Result<(), ChainError>)> {
         if !self.look() {
             return None;
         }
-        let walked = chain.walk_packed(self, memory, indirect);
+        let walked = chain.walk_packed(self, memory);
         if walked.descriptors == 0 {
             // It was available when it was looked at.
             self.seen = 0;

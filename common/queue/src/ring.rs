@@ -302,10 +302,9 @@ impl Ring {
         chain: &mut Chain,
         memory: &GuestMemory,
     ) -> Option<Result<Ticket, ChainError>> {
-        let indirect = self.config.indirect;
         let (ticket, walked) = match &mut self.inflight {
-            None => either!(&mut self.kind, ring => ring.take_carefully(chain, memory, indirect)),
-            Some(inflight) => inflight.take(&mut self.kind, chain, memory, indirect),
+            None => either!(&mut self.kind, ring => ring.take_carefully(chain, memory)),
+            Some(inflight) => inflight.take(&mut self.kind, chain, memory),
         }?;
         if let Err(error) = walked {
             // A descriptor that does not exist cannot be returned.

@@ -150,6 +150,11 @@ impl SplitRing {
         self.size
     }
 
+    /// Whether the driver may use indirect tables.
+    pub(crate) fn indirect(&self) -> bool {
+        self.indirect
+    }
+
     /// How many entries were taken from the available ring, counted from the base.
     #[inline]
     pub(crate) fn taken(&self) -> u64 {
@@ -247,7 +252,6 @@ impl SplitRing {
         &mut self,
         chain: &mut Chain,
         memory: &GuestMemory,
-        indirect: bool,
     ) -> Option<(Ticket, Result<(), ChainError>)> {
         if self.taken == self.seen {
             return None;
@@ -256,7 +260,7 @@ impl SplitRing {
         let ticket = self.ticket(head);
         let size = self.size;
         let walked = if head < size {
-            chain.walk(self, memory, indirect, head)
+            chain.walk(self, memory, head)
         } else {
             Err(ChainError::Head { head, size })
         };
