@@ -18,6 +18,7 @@
 mod cli;
 pub mod control;
 mod logging;
+mod nearest;
 mod notify;
 mod server;
 mod signals;
@@ -30,6 +31,7 @@ use std::process::ExitCode;
 use vhost_device_backend::Device;
 
 pub use crate::cli::{number_in, with_number};
+pub use crate::nearest::nearest;
 pub use crate::sockets::{BindError, Listener, bind};
 
 use crate::cli::{Invocation, Sockets};
