@@ -80,14 +80,13 @@ enum Command {
     },
     /// Get and build what guests need, as the demo and the tests do before
     ///
-    /// For each architecture, installs QEMU 10.0 from Debian 12's backports
-    /// unless there is one that is as new, builds a small Linux 6.12 of
-    /// Debian's source (about 5 minutes on 2 cores; installs what that needs:
-    /// bc, bison, flex, gcc, libelf-dev, make, perl, xz-utils, and
-    /// device-tree-compiler and a cross compiler for aarch64), and takes
-    /// busybox and tools out of their packages. Apt's own configuration is not
+    /// For each architecture, takes QEMU 11.1 of Debian 13's backports, busybox
+    /// and tools out of their packages, without installing them, and builds a
+    /// small Linux 6.12 of Debian's source (about 5 minutes on 2 cores; installs
+    /// what that needs: bc, bison, flex, gcc, libelf-dev, make, perl, xz-utils,
+    /// and a cross compiler for aarch64). Apt's own configuration is not
     /// changed. What was made stays in $XDG_CACHE_HOME/vhost-device or
-    /// ~/.cache/vhost-device (30 MB). Without anything missing, nothing is done
+    /// ~/.cache/vhost-device (180 MB). Without anything missing, nothing is done
     /// and no network is needed. The demo sets up its guest's architecture alone.
     Setup,
 }

@@ -2,6 +2,8 @@
 
 use std::env::consts::ARCH;
 
+use anyhow::{Context, Result};
+
 /// A guest architecture: how its kernel is built and its machine is started.
 #[derive(Debug)]
 pub struct Arch {
@@ -91,6 +93,13 @@ impl Arch {
     /// The one of this name.
     pub fn named(name: &str) -> Option<&'static Self> {
         Self::ALL.iter().copied().find(|arch| arch.name == name)
+    }
+
+    /// The one that this machine is of.
+    pub(crate) fn own() -> Result<&'static Self> {
+        Self::named(ARCH).with_context(|| {
+            format!("QEMU is run on x86_64 and aarch64 machines; this one is {ARCH}")
+        })
     }
 
     /// Whether this machine is of it.

@@ -7,24 +7,26 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 
-/// The compiler.
-pub(crate) const DTC_PROGRAM: &str = "dtc";
-
 /// Makes the compiler count lines, and name the file, anew.
 const MORE: &str = "\n# 1 \"what was added\"\n";
 
 /// Compiles the tree that QEMU dumped to `own`, with `more` source behind it, to the file `to`.
-pub(crate) fn extend(own: &Path, more: &str, to: &Path) -> Result<()> {
-    let mut decompiler = dtc("dtb", "dts");
+/// `dtc` makes commands that run the compiler.
+pub(crate) fn extend(
+    dtc: impl Fn() -> Result<Command>,
+    own: &Path,
+    more: &str,
+    to: &Path,
+) -> Result<()> {
+    let mut decompiler = convert(dtc()?, "dtb", "dts");
     let own = run(decompiler.arg(own), "").context("cannot read the machine's device tree")?;
     let source = [&own, MORE, more].concat();
-    let mut compiler = dtc("dts", "dtb");
+    let mut compiler = convert(dtc()?, "dts", "dtb");
     let made = run(compiler.arg("-o").arg(to), &source);
     made.map(drop).context("the guest's device tree is wrong")
 }
 
-fn dtc(from: &str, to: &str) -> Command {
-    let mut command = Command::new(DTC_PROGRAM);
+fn convert(mut command: Command, from: &str, to: &str) -> Command {
     // There are warnings of QEMU's tree.
     command.args(["-qq", "-I", from, "-O", to]);
     command
@@ -60,12 +62,23 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::Arch;
+    use crate::setup;
+
+    /// The set-up's compiler.
+    fn dtc() -> Result<Command> {
+        setup::find(&Arch::AARCH64)?.qemu.dtc()
+    }
 
     /// A tree that is compiled.
     fn own(directory: &TempDir) -> std::path::PathBuf {
         let path = directory.path().join("own.dtb");
         let source = "/dts-v1/; / { uart: serial { status = \"okay\"; }; };";
-        run(dtc("dts", "dtb").arg("-o").arg(&path), source).unwrap();
+        run(
+            convert(dtc().unwrap(), "dts", "dtb").arg("-o").arg(&path),
+            source,
+        )
+        .unwrap();
         path
     }
 
@@ -74,8 +87,8 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let to = directory.path().join("machine.dtb");
         let more = "/ { serial { clocks = <&clock>; }; clock: clock { #clock-cells = <0>; }; };";
-        extend(&own(&directory), more, &to).unwrap();
-        let merged = run(dtc("dtb", "dts").arg(&to), "").unwrap();
+        extend(dtc, &own(&directory), more, &to).unwrap();
+        let merged = run(convert(dtc().unwrap(), "dtb", "dts").arg(&to), "").unwrap();
         for line in [
             "status = \"okay\";",
             "clocks = <0x01>;",
@@ -89,7 +102,7 @@ mod tests {
     fn a_mistake_is_told_by_its_line() {
         let directory = TempDir::new().unwrap();
         let to = directory.path().join("machine.dtb");
-        let error = extend(&own(&directory), "/ {\n  = 1;\n};", &to).unwrap_err();
+        let error = extend(dtc, &own(&directory), "/ {\n  = 1;\n};", &to).unwrap_err();
         let error = format!("{error:#}");
         assert!(error.contains("what was added:2"), "{error}");
         assert!(fs::metadata(&to).is_err());

@@ -193,7 +193,7 @@ impl Guest {
         let path = directory.path();
         images.write_initramfs(&path.join(INITRAMFS), &self.programs)?;
         if !self.device_tree.is_empty() {
-            self.write_device_tree(path)?;
+            self.write_device_tree(images, path)?;
         }
         let qmp_listener = UnixListener::bind(path.join(QMP))?;
         let port_listener = UnixListener::bind(path.join(PORT))?;
@@ -236,42 +236,38 @@ impl Guest {
     }
 
     /// Makes the machine's device tree of QEMU's own, in `directory`.
-    fn write_device_tree(&self, directory: &Path) -> Result<()> {
-        let arch = self.arch;
-        ensure!(
-            arch.has_device_tree,
-            "a guest of {} has no device tree",
-            arch.name
-        );
+    fn write_device_tree(&self, images: &Images, directory: &Path) -> Result<()> {
+        let dtc = || images.qemu.dtc();
+        dtc()?;
         let own = directory.join(OWN_TREE);
-        let mut command = self.machine();
+        let mut command = self.machine(images)?;
         let mut dump = OsString::from("dumpdtb=");
         dump.push(&own);
         let output = command.arg("-machine").arg(dump).output();
-        let output = output.with_context(|| format!("cannot start {}", arch.qemu))?;
+        let output = output.with_context(|| format!("cannot start {}", self.arch.qemu))?;
         ensure!(
             output.status.success(),
             "QEMU did not dump its device tree: {}",
             String::from_utf8_lossy(&output.stderr)
         );
-        device_tree::extend(&own, &self.device_tree, &directory.join(TREE))
+        device_tree::extend(dtc, &own, &self.device_tree, &directory.join(TREE))
     }
 
     /// QEMU with the options of the machine itself.
-    fn machine(&self) -> Command {
-        let mut command = Command::new(self.arch.qemu);
+    fn machine(&self, images: &Images) -> Result<Command> {
+        let mut command = images.qemu.command()?;
         command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
         command.args(["-accel", "tcg"]).args(self.arch.machine);
         command.args(["-m", MEMORY, "-object"]);
         command.arg(format!(
             "memory-backend-memfd,id=mem,size={MEMORY},share=on"
         ));
-        command
+        Ok(command)
     }
 
     /// QEMU with its options; its files and sockets are in `directory`.
     fn command_line(&self, images: &Images, directory: &Path) -> Result<Command> {
-        let mut command = self.machine();
+        let mut command = self.machine(images)?;
         if !self.resets {
             command.arg("-no-reboot");
         }

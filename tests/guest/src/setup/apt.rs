@@ -9,12 +9,11 @@ use std::process::{Command, Stdio};
 use anyhow::{Result, bail, ensure};
 
 use super::cache::LockedCache;
-use super::packages::Packages;
+use super::packages::{Packages, Release};
 use super::progress::Progress;
 
 /// The release whose packages are installed.
-const RELEASE: &str = "bookworm";
-const BACKPORTS: &str = "bookworm-backports";
+const RELEASE: Release = Release::Bookworm;
 
 /// Something that must be on the machine, and the package that brings it.
 pub(crate) struct Tool {
@@ -82,8 +81,7 @@ impl<'a> Apt<'a> {
         if packages.is_empty() {
             return Ok(());
         }
-        let packages: Vec<String> = packages.into_iter().map(str::to_owned).collect();
-        self.install(purpose, &packages, None)?;
+        self.install(purpose, &packages)?;
         let missing = missing(tools);
         ensure!(
             missing.is_empty(),
@@ -93,18 +91,12 @@ impl<'a> Apt<'a> {
         Ok(())
     }
 
-    /// Installs a package of this version from the backports.
-    pub(crate) fn install_backport(&self, package: &str, version: &str) -> Result<()> {
-        let pinned = [format!("{package}={version}")];
-        self.install("running guests", &pinned, Some(BACKPORTS))
-    }
-
-    fn install(&self, purpose: &str, packages: &[String], suite: Option<&str>) -> Result<()> {
-        let advice = manual_commands(packages, suite);
+    fn install(&self, purpose: &str, packages: &[&str]) -> Result<()> {
+        let advice = manual_command(packages);
         ensure!(
-            is_release(RELEASE),
+            is_release(RELEASE.codename()),
             "{} must be installed for {purpose}. This does so on Debian 12 only; on it, the \
-             commands would be:\n{advice}",
+             command would be:\n{advice}",
             packages.join(" ")
         );
         let Some(root) = as_root() else {
@@ -115,14 +107,12 @@ impl<'a> Apt<'a> {
             );
         };
         let directory = self.packages.directory()?;
-        let from = suite.unwrap_or(RELEASE);
-        let title = format!("Installing {} from {from}", packages.join(" "));
+        let title = format!("Installing {}", packages.join(" "));
         self.packages.progress.step(&title, |step| {
             let mut words: Vec<OsString> = root;
             words.extend(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"].map(Into::into));
             words.extend(self.packages.options(directory));
             words.extend(["install", "--yes", "--no-install-recommends"].map(Into::into));
-            words.extend(suite.map(|suite| format!("--target-release={suite}").into()));
             words.extend(packages.iter().map(Into::into));
             let mut command = Command::new(&words[0]);
             step.command(command.args(&words[1..]), &directory.join("log"))
@@ -130,18 +120,10 @@ impl<'a> Apt<'a> {
     }
 }
 
-/// What a user can run to install these; backports may not be in apt's sources.
-fn manual_commands(packages: &[String], suite: Option<&str>) -> String {
-    let packages = packages.join("' '");
-    let Some(suite) = suite else {
-        return format!("  sudo apt-get install --no-install-recommends '{packages}'");
-    };
-    format!(
-        "  echo 'deb http://deb.debian.org/debian {suite} main' \
-         | sudo tee /etc/apt/sources.list.d/{suite}.list\n  \
-         sudo apt-get update\n  \
-         sudo apt-get install --no-install-recommends -t {suite} '{packages}'"
-    )
+/// What a user can run to install these.
+fn manual_command(packages: &[&str]) -> String {
+    let packages = packages.join(" ");
+    format!("  sudo apt-get install --no-install-recommends {packages}")
 }
 
 fn is_release(codename: &str) -> bool {

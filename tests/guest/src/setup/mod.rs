@@ -1,8 +1,7 @@
 //! Gets, builds and caches what guests are made of.
 //!
-//! [`run`] makes everything be there: QEMU is installed with apt, a kernel is
-//! built of Debian's source, busybox and some tools are taken out of their
-//! packages. What was built stays in the cache; when nothing is missing,
+//! [`run`] makes everything be there: QEMU, busybox and some tools are taken out
+//! of their packages, and a kernel is built of Debian's source. What was built stays in the cache; when nothing is missing,
 //! nothing is downloaded and apt is not asked. [`find`] only looks.
 //! [`install_crate`] is apart from guests: it installs a program of crates.io
 //! into the same cache. So are the [`Arm64`] tools, and [`build_library`]
@@ -30,7 +29,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::arch::Arch;
-use crate::device_tree::DTC_PROGRAM;
 use crate::programs::Programs;
 use apt::{Apt, Tool};
 pub use arm64::{Arm64, TARGET as ARM64_TARGET};
@@ -39,9 +37,7 @@ pub use crates::{Build, install_crate, install_crate_with};
 pub use library::{Library, Origin, build_library};
 use packages::Packages;
 pub use progress::Progress;
-
-/// What makes device trees.
-const DTC: Tool = Tool::program("device-tree-compiler", DTC_PROGRAM);
+use qemu::Qemu;
 
 /// What a guest is booted from.
 #[derive(Debug)]
@@ -50,6 +46,8 @@ pub struct Images {
     pub arch: &'static Arch,
     /// The kernel image.
     pub kernel: PathBuf,
+    /// What emulates the guest's machine.
+    pub(crate) qemu: Qemu,
     modules: PathBuf,
     busybox: PathBuf,
     tools: PathBuf,
@@ -78,11 +76,9 @@ pub fn run(archs: &[&'static Arch], progress: &Progress) -> Result<()> {
     }
     let cache = cache.lock(progress)?;
     let apt = Apt::new(&cache, progress);
+    let newer = Packages::newer(&cache, progress);
     for arch in &missing {
-        qemu::install(arch, &apt)?;
-        if arch.has_device_tree {
-            apt.install_tools("guests' device trees", &[DTC])?;
-        }
+        Qemu::unpack(arch, &cache, &newer)?;
     }
     kernel::build(&missing, &cache, &apt, progress)?;
     for arch in missing {
@@ -121,17 +117,18 @@ pub fn find(arch: &'static Arch) -> Result<Images> {
 }
 
 fn look(arch: &'static Arch, cache: &Cache) -> Result<Option<Images>> {
-    let (Some(kernel), Some(busybox), Some(tools), true) = (
+    let (Some(qemu), Some(kernel), Some(busybox), Some(tools)) = (
+        Qemu::find(arch, cache)?,
         kernel::find(arch, cache)?,
         busybox::find(arch, cache)?,
         tools::find(arch, cache)?,
-        qemu::is_installed(arch) && (!arch.has_device_tree || DTC.is_there()),
     ) else {
         return Ok(None);
     };
     Ok(Some(Images {
         arch,
         kernel: kernel.image,
+        qemu,
         modules: kernel.modules,
         busybox,
         tools,

@@ -1,10 +1,10 @@
 //! Debian packages, downloaded and unpacked with apt, of this machine's
 //! architecture or of another.
 //!
-//! The sources that this needs are Debian 12's, with backports and security
-//! updates. They are given to apt with a directory of lists of their own, in a
-//! temporary directory: the machine's sources, lists and architectures stay as
-//! they are.
+//! The sources that this needs are those of a [`Release`], with its backports
+//! and security updates. They are given to apt with a directory of lists of
+//! their own, in a temporary directory: the machine's sources, lists and
+//! architectures stay as they are. What is only unpacked needs no root.
 
 use std::cell::OnceCell;
 use std::ffi::OsString;
@@ -20,28 +20,61 @@ use tempfile::TempDir;
 use super::cache::LockedCache;
 use super::progress::Progress;
 
-const SOURCES: &str = "\
-Types: deb
-URIs: http://deb.debian.org/debian
-Suites: bookworm bookworm-updates bookworm-backports
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+/// A release of Debian.
+#[derive(Clone, Copy)]
+pub(crate) enum Release {
+    /// Debian 12, on which all of this runs: its packages can be installed.
+    Bookworm,
+    /// Debian 13. What has to be newer comes from it, and is unpacked with the
+    /// libraries that it needs.
+    Trixie,
+}
 
-Types: deb
-URIs: http://deb.debian.org/debian-security
-Suites: bookworm-security
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-";
+impl Release {
+    pub(super) fn codename(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+        }
+    }
 
-/// Where sources are taken from: the list is short, and the others are not needed for them.
-const BACKPORTED_SOURCES: &str = "\
-Types: deb-src
-URIs: http://deb.debian.org/debian
-Suites: bookworm-backports
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-";
+    /// The suite with newer versions of some packages.
+    pub(super) fn backports(self) -> String {
+        format!("{}-backports", self.codename())
+    }
+
+    /// Its packages, as apt is told of them.
+    fn sources(self) -> String {
+        let name = self.codename();
+        let backports = self.backports();
+        let of_debian = stanza(
+            "deb",
+            "debian",
+            &format!("{name} {name}-updates {backports}"),
+        );
+        let security = stanza("deb", "debian-security", &format!("{name}-security"));
+        [of_debian, security].join("\n")
+    }
+
+    /// The source packages of its backports: the list is short, and others are not needed.
+    fn backported_sources(self) -> String {
+        stanza("deb-src", "debian", &self.backports())
+    }
+}
+
+/// Some suites of an archive of Debian's, for apt. Of their lists, those of packages are fetched
+/// alone, whatever else the machine's configuration wants of its own suites.
+fn stanza(kind: &str, archive: &str, suites: &str) -> String {
+    let targets = if kind == "deb" { "Packages" } else { "Sources" };
+    format!(
+        "Types: {kind}\n\
+         URIs: http://deb.debian.org/{archive}\n\
+         Suites: {suites}\n\
+         Components: main\n\
+         Targets: {targets}\n\
+         Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+    )
+}
 
 /// How often the lists are asked for, and how long is waited in between.
 const UPDATE_TRIES: u32 = 3;
@@ -59,22 +92,24 @@ pub(crate) struct Tarball {
     pub(crate) version: String,
 }
 
-/// Debian's packages of one architecture. The lists are downloaded with the
+/// A release's packages of one architecture. The lists are downloaded with the
 /// first use.
 pub(crate) struct Packages<'a> {
     cache: &'a LockedCache,
     pub(super) progress: &'a Progress,
+    release: Release,
     /// Debian's name of it; `None` for the machine's own.
     architecture: Option<&'a str>,
     directory: OnceCell<TempDir>,
 }
 
 impl<'a> Packages<'a> {
-    /// Those of the machine's architecture.
+    /// Those of the machine's architecture, of the release that it has.
     pub(crate) fn own(cache: &'a LockedCache, progress: &'a Progress) -> Self {
         Self {
             cache,
             progress,
+            release: Release::Bookworm,
             architecture: None,
             directory: OnceCell::new(),
         }
@@ -93,6 +128,16 @@ impl<'a> Packages<'a> {
         }
     }
 
+    /// Those of the machine's architecture, of a release that is newer than the
+    /// machine's. They can be unpacked and not installed, and programs need
+    /// the libraries of the same release.
+    pub(crate) fn newer(cache: &'a LockedCache, progress: &'a Progress) -> Self {
+        Self {
+            release: Release::Trixie,
+            ..Self::own(cache, progress)
+        }
+    }
+
     /// Downloads a package and unpacks its files into the directory `root`,
     /// which is made if need be, and returns its version. Nothing is installed.
     pub(crate) fn unpack(&self, pin: &Pin, root: &Path) -> Result<String> {
@@ -101,9 +146,63 @@ impl<'a> Packages<'a> {
         let version = deb_version(&deb)?;
         let title = format!("Unpacking {} {version}", pin.package);
         self.progress.step(&title, |step| {
-            let mut command = Command::new("dpkg");
-            command.arg("-x").arg(&deb).arg(root);
+            let mut command = Command::new("dpkg-deb");
+            command.arg("--extract").arg(&deb).arg(root);
             step.command(&mut command, &work.path().join("log"))
+        })?;
+        Ok(version)
+    }
+
+    /// Downloads packages of the backports with all that they need, down to the C library, and
+    /// unpacks them into the directory `root`. The version of the first.
+    pub(crate) fn unpack_whole(&self, pins: &[Pin], root: &Path) -> Result<String> {
+        let first = pins.first().context("no package")?;
+        let directory = self.directory()?;
+        let work = self.cache.temporary()?;
+        let archives = work.path().join("archives");
+        fs::create_dir_all(archives.join("partial"))?;
+        let log = work.path().join("log");
+        let names: Vec<_> = pins.iter().map(|pin| pin.package).collect();
+        let names = names.join(" and ");
+        let title = format!("Downloading {names} with all it needs");
+        self.progress.step(&title, |step| {
+            let mut command = Command::new("apt-get");
+            command.args(self.options(directory));
+            command
+                .arg("-o")
+                .arg(setting("Dir::Cache::archives", &archives));
+            // Nothing of dpkg's is touched, and its lock is root's.
+            command.args([
+                "-o",
+                "Debug::NoLocking=1",
+                "-o",
+                "APT::Keep-Downloaded-Packages=1",
+            ]);
+            command.args([
+                "install",
+                "--download-only",
+                "--yes",
+                "--no-install-recommends",
+            ]);
+            command.arg(format!("--target-release={}", self.release.backports()));
+            command.args(
+                pins.iter()
+                    .map(|pin| format!("{}={}", pin.package, pin.version)),
+            );
+            step.command(&mut command, &log)
+        })?;
+        let version = deb_version(&find_deb(first.package, &archives)?)?;
+        let title = format!("Unpacking {names} {version} with all it needs");
+        self.progress.step(&title, |step| {
+            for deb in fs::read_dir(&archives)? {
+                let deb = deb?.path();
+                if deb.extension().is_some_and(|extension| extension == "deb") {
+                    let mut command = Command::new("dpkg-deb");
+                    command.arg("--extract").arg(deb).arg(root);
+                    step.command(&mut command, &log)?;
+                }
+            }
+            Ok(())
         })?;
         Ok(version)
     }
@@ -130,7 +229,7 @@ impl<'a> Packages<'a> {
     /// changes, into the directory `to`.
     pub(crate) fn download_source(&self, pin: &Pin, to: &Path) -> Result<Tarball> {
         let lists = self.cache.temporary()?;
-        self.update(lists.path(), BACKPORTED_SOURCES)?;
+        self.update(lists.path(), &self.release.backported_sources())?;
         let Pin { package, version } = pin;
         let title = format!("Downloading the source of {package} {version}");
         self.progress.step(&title, |step| {
@@ -153,7 +252,7 @@ impl<'a> Packages<'a> {
     pub(super) fn directory(&self) -> Result<&Path> {
         if self.directory.get().is_none() {
             let directory = self.cache.temporary()?;
-            self.update(directory.path(), SOURCES)?;
+            self.update(directory.path(), &self.release.sources())?;
             // It was empty: nobody else has this cell.
             let _ = self.directory.set(directory);
         }
@@ -167,9 +266,12 @@ impl<'a> Packages<'a> {
         }
         fs::write(directory.join("sources/debian.sources"), sources)?;
         fs::write(directory.join("no-status"), "")?;
+        let name = self.release.codename();
         let what = match self.architecture {
-            Some(architecture) => format!("Asking Debian for its lists of {architecture} packages"),
-            None => "Asking Debian for its lists of packages".to_owned(),
+            Some(architecture) => {
+                format!("Asking Debian for {name}'s lists of {architecture} packages")
+            }
+            None => format!("Asking Debian for {name}'s lists of packages"),
         };
         for attempt in 1.. {
             let title = match attempt {
@@ -191,13 +293,14 @@ impl<'a> Packages<'a> {
         Ok(())
     }
 
+    /// Whether they are for the machine, and not only for a directory.
+    fn can_install(&self) -> bool {
+        self.architecture.is_none() && matches!(self.release, Release::Bookworm)
+    }
+
     /// Makes apt use our sources, with lists and archives in this directory.
     pub(super) fn options(&self, directory: &Path) -> Vec<OsString> {
-        let own = |key: &str, sub: &str| {
-            let mut option = OsString::from(format!("{key}="));
-            option.push(directory.join(sub));
-            option
-        };
+        let own = |key: &str, sub: &str| setting(key, &directory.join(sub));
         let mut settings = vec![
             own("Dir::State::lists", "lists"),
             own("Dir::Cache::archives", "archives"),
@@ -215,12 +318,21 @@ impl<'a> Packages<'a> {
             settings.push(format!("APT::Architecture={architecture}").into());
             // This alone, and not those that dpkg was told of.
             settings.push(format!("APT::Architectures::={architecture}").into());
-            // What is installed here is of another architecture.
+        }
+        if !self.can_install() {
+            // What is installed here is of another architecture or release.
             settings.push(own("Dir::State::status", "no-status"));
         }
         let options = settings.into_iter();
         options.flat_map(|setting| ["-o".into(), setting]).collect()
     }
+}
+
+/// A setting of apt's that is a path.
+fn setting(key: &str, path: &Path) -> OsString {
+    let mut setting = OsString::from(format!("{key}="));
+    setting.push(path);
+    setting
 }
 
 fn find_deb(package: &str, directory: &Path) -> Result<PathBuf> {
@@ -334,6 +446,27 @@ mod tests {
                 .find(|setting| setting.starts_with(state))
                 .unwrap();
             assert!(value.contains("=/own/"), "{value}");
+        }
+        let mut newer = settings(&Packages::newer(&cache, &progress));
+        assert_eq!(newer.pop().unwrap(), "Dir::State::status=/own/no-status");
+        assert_eq!(newer, own);
+    }
+
+    #[test]
+    fn each_release_has_suites_of_its_own() {
+        for (release, other) in [
+            (Release::Bookworm, Release::Trixie),
+            (Release::Trixie, Release::Bookworm),
+        ] {
+            let name = release.codename();
+            let sources = release.sources();
+            for suite in ["-updates", "-backports", "-security"] {
+                assert!(sources.contains(&format!("{name}{suite}")), "{sources}");
+            }
+            assert!(!sources.contains(other.codename()), "{sources}");
+            let sources = release.backported_sources();
+            assert!(sources.contains(&format!("Suites: {name}-backports\n")));
+            assert!(sources.starts_with("Types: deb-src\n"), "{sources}");
         }
     }
 }

@@ -4,19 +4,16 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::tail;
+use crate::process::{Process, tail};
 
 /// How often a terminal's line is written anew.
 const TERMINAL_PERIOD: Duration = Duration::from_secs(1);
 /// How often a line is written where lines stay, as in a log.
 const LOG_PERIOD: Duration = Duration::from_secs(30);
-/// How often a command is looked after.
-const LOOK_PERIOD: Duration = Duration::from_millis(100);
 
 /// Where set-up says what it does: one line a step, on standard error, with
 /// the time so far.
@@ -74,27 +71,18 @@ impl Step<'_> {
     pub(crate) fn command(&self, command: &mut Command, log: &Path) -> Result<()> {
         let file = File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
         let program = command.get_program().to_owned();
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file)
-            .spawn()
-            .with_context(|| format!("cannot start {}", program.display()))?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?);
+        let mut process = Process::spawn(command.stderr(file), &program.display().to_string())?;
         let period = if self.terminal {
             TERMINAL_PERIOD
         } else {
             LOG_PERIOD
         };
-        let mut next = Instant::now() + period;
         let status = loop {
-            if let Some(status) = child.try_wait()? {
-                break status;
+            match process.wait_end(Instant::now() + period)? {
+                Some(status) => break status,
+                None => self.write("..."),
             }
-            if Instant::now() >= next {
-                self.write("...");
-                next += period;
-            }
-            thread::sleep(LOOK_PERIOD);
         };
         if !status.success() {
             bail!("{} ended with {status}:\n{}", program.display(), tail(log));
