@@ -11,6 +11,7 @@ use std::process::Stdio;
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit, setrlimit};
 use support::{PROGRAM, options, request, submit};
+use vhost_device_driver::protocol::{VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, bits};
 use vhost_device_driver::{Driver, Frontend};
 use vhost_device_rig::{Daemon, entries, wait_for_exit, wait_until};
 
@@ -50,6 +51,7 @@ fn test_help_names_every_option() {
         "--fd",
         "--log-level",
         "--poll-us",
+        "--without",
         "--print-capabilities",
         "-f, --filename",
         "-m, --max-bytes",
@@ -65,6 +67,23 @@ fn test_help_names_every_option() {
         version.trim(),
         concat!("vhost-device-rng ", env!("CARGO_PKG_VERSION"))
     );
+}
+
+#[test]
+fn test_features_are_withheld() {
+    let packed = bits(&[VIRTIO_F_RING_PACKED]);
+    let in_order = bits(&[VIRTIO_F_IN_ORDER]);
+    let offered = |arguments: &[&str]| {
+        let daemon = PROGRAM.start(arguments);
+        let mut guest = daemon.guest("s", options());
+        assert!(!request(&mut guest, 8).is_empty());
+        daemon.stop();
+        guest.offered()
+    };
+    let all = offered(&[]);
+    assert_eq!(all & (packed | in_order), packed | in_order);
+    let fewer = offered(&["--without", "packed,in-order"]);
+    assert_eq!(fewer, all & !(packed | in_order));
 }
 
 #[test]

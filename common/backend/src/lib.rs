@@ -11,6 +11,7 @@
 //! | [`device`] | the trait that a device implements |
 //! | `session` | the event loop, and which queue runs next |
 //! | `messages` | vhost-user messages, as the `vhost` crate calls them |
+//! | `features` | what can be withheld from front-ends, and the names of feature bits |
 //! | `inbox` | whether a whole message has arrived, so that reading it cannot block |
 //! | `vring` | what the front-end said of one vring, and its queue while it runs |
 //! | `table` | the memory table: files of the front-end, mapped |
@@ -20,6 +21,7 @@
 //! | `timer` | what a device waits for |
 
 pub mod device;
+mod features;
 mod inbox;
 mod messages;
 mod rate_limit;
@@ -31,6 +33,7 @@ mod timer;
 mod vring;
 
 pub use device::{Description, Device, QueueIndex, Refused, Resume, TURN};
+pub use features::{Feature, UnknownFeature};
 pub use rate_limit::RateLimit;
 pub use session::{End, Error, Logs, Options, Queues, serve};
 pub use spin::Cores;

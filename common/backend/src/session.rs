@@ -22,6 +22,7 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::device::{Device, QueueIndex, Refused, Resume, TURN};
+use crate::features::{Feature, Names, Withheld};
 use crate::inbox::{self, Inbox};
 use crate::rate_limit::RateLimit;
 use crate::sigbus::Watch;
@@ -59,6 +60,8 @@ pub struct Options {
     pub limits: Limits,
     /// What limits the log lines about the guest.
     pub logs: Logs,
+    /// What front-ends are not offered.
+    pub without: Vec<Feature>,
 }
 
 /// One limit for each kind of log line about a guest. A clone shares them.
@@ -114,8 +117,8 @@ pub(crate) enum MessageError {
     NoVring(u32),
     #[error("vring {0} is running")]
     Running(u32),
-    #[error("features {0:#x} were not offered")]
-    NotOffered(u64),
+    #[error("features that were not offered: {0}")]
+    NotOffered(Names),
     #[error("ring features cannot change while vrings run")]
     RingFeatures,
     #[error("the device refuses the features: {0}")]
@@ -391,6 +394,8 @@ pub(crate) struct Session<D> {
     /// What the device and the ring offer, and what was accepted of it.
     offered: u64,
     accepted: u64,
+    /// What the user does not want to be offered.
+    withheld: Withheld,
     /// The front-end has asked what is offered. Before that, the message layer acknowledges
     /// nothing.
     told_features: bool,
@@ -420,8 +425,10 @@ impl<D: Device> Session<D> {
             | 1 << VIRTIO_F_RING_PACKED
             | 1 << VIRTIO_F_RING_RESET
             | u64::from(D::ANSWERS_IN_ORDER) << VIRTIO_F_IN_ORDER;
+        let withheld = Withheld::new(&options.without);
         Self {
-            offered: description.features | ours,
+            offered: (description.features | ours) & !withheld.virtio,
+            withheld,
             vrings: (0..description.queues).map(|_| Vring::default()).collect(),
             device,
             name: options.name.clone(),
@@ -456,7 +463,7 @@ impl<D: Device> Session<D> {
 
     fn offered(&self) -> u64 {
         let ours = VhostUserVirtioFeatures::PROTOCOL_FEATURES | VhostUserVirtioFeatures::LOG_ALL;
-        self.offered | ours.bits()
+        self.offered | ours.bits() & !self.withheld.virtio
     }
 
     pub(crate) fn offered_protocol(&self) -> VhostUserProtocolFeatures {
@@ -470,7 +477,7 @@ impl<D: Device> Session<D> {
         if !self.device.config().is_empty() {
             features |= VhostUserProtocolFeatures::CONFIG;
         }
-        features
+        features - self.withheld.protocol
     }
 
     /// Takes note of the protocol features in force.
@@ -483,7 +490,7 @@ impl<D: Device> Session<D> {
     pub(crate) fn negotiate(&mut self, features: u64) -> Result<(), MessageError> {
         let unknown = features & !self.offered();
         if unknown != 0 {
-            return Err(MessageError::NotOffered(unknown));
+            return Err(MessageError::NotOffered(Names(unknown)));
         }
         let running = self.vrings.iter().any(|vring| vring.queue.is_some());
         if running && ring_features(features) != self.ring_features() {

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser};
 use log::LevelFilter;
 use rustix::fs::Mode;
+use vhost_device_backend::Feature;
 
 use crate::sockets::{self, Endpoint};
 use crate::{Chain, Identity};
@@ -32,6 +34,7 @@ pub(crate) struct Invocation<A> {
     pub(crate) sockets: Sockets,
     pub(crate) log_level: Option<LevelFilter>,
     pub(crate) poll: Duration,
+    pub(crate) without: Vec<Feature>,
     pub(crate) device: A,
 }
 
@@ -99,6 +102,15 @@ struct Common {
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
     #[arg(value_parser = number_in(0..=MAX_POLL_US))]
     poll_us: u64,
+
+    /// Do not offer these features to front-ends; several with commas between them.
+    ///
+    /// For guests, drivers and front-ends that claim a feature and fail with it. "packed" are packed
+    /// rings, "in-order" is VIRTIO_F_IN_ORDER, "indirect" VIRTIO_F_INDIRECT_DESC, "event-idx"
+    /// VIRTIO_F_EVENT_IDX, "ring-reset" VIRTIO_F_RING_RESET, "inflight" the region for requests in
+    /// flight, and "log" the dirty log, without which no guest can be migrated.
+    #[arg(long, value_name = "FEATURE", value_delimiter = ',', value_parser = features())]
+    without: Vec<Feature>,
 
     /// Print what this program can do, as JSON, and exit; other options are ignored.
     #[arg(long)]
@@ -203,6 +215,7 @@ impl<A> Parsed<A> {
             sockets,
             log_level: common.log_level.and_then(|level| level.parse().ok()),
             poll: Duration::from_micros(common.poll_us),
+            without: common.without,
             device,
         })
     }
@@ -250,6 +263,12 @@ pub fn with_number(path: &Path, guest: impl Display) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
     path.push(guest.to_string());
     path.into()
+}
+
+/// Understands the name of a feature that can be withheld.
+fn features() -> impl TypedValueParser<Value = Feature> {
+    let names = Feature::ALL.map(Feature::name);
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<Feature>())
 }
 
 fn parse_mode(text: &str) -> Result<Mode, String> {
@@ -312,6 +331,7 @@ mod tests {
     fn test_parse_defaults() {
         let invocation = parse(&["-s", "/run/s"]).unwrap();
         assert_eq!(invocation.poll, Duration::ZERO);
+        assert_eq!(invocation.without, []);
         assert_eq!(invocation.log_level, None);
         assert_eq!(invocation.device.filename, None);
         assert_eq!(invocation.sockets.guests(), 1);
@@ -325,6 +345,9 @@ mod tests {
             "--socket-mode=660",
             "--log-level=trace",
             "--poll-us=50",
+            "--without=packed,log",
+            "--without",
+            "event-idx",
             "--filename=/dev/x",
         ])
         .unwrap();
@@ -335,6 +358,8 @@ mod tests {
         assert_eq!(mode, Some(Mode::from_raw_mode(0o660)));
         assert_eq!(invocation.log_level, Some(LevelFilter::Trace));
         assert_eq!(invocation.poll, Duration::from_micros(50));
+        let without = [Feature::Packed, Feature::Log, Feature::EventIdx];
+        assert_eq!(invocation.without, without);
         assert_eq!(invocation.device.filename, Some(PathBuf::from("/dev/x")));
     }
 
@@ -381,6 +406,10 @@ mod tests {
             error(&["-s", "a", "--log-level", "loud"]),
             ErrorKind::InvalidValue
         );
+        for wrong in ["", "packed,", "Packed", "packed in-order", "34"] {
+            let arguments = ["-s", "a", "--without", wrong];
+            assert_eq!(error(&arguments), ErrorKind::InvalidValue, "{wrong:?}");
+        }
         assert_eq!(error(&["--fd=-1"]), ErrorKind::ValueValidation);
         assert_eq!(error(&["--fd=99999"]), ErrorKind::ValueValidation);
         assert_eq!(
@@ -416,6 +445,10 @@ mod tests {
             (&["-s", "a", "-c", "x"][..], "a number from 1 to 1024"),
             (&["--fd", "-"], "a number from 0 to"),
             (&["-s", "a", "--poll-us", "x"], "a number from 0 to 10000"),
+            (
+                &["-s", "a", "--without", "order"],
+                "packed, in-order, indirect, event-idx, ring-reset, inflight, log",
+            ),
             (
                 &[],
                 "Usage: vhost-device-test --socket-path <PATH> [OPTIONS]",

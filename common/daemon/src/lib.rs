@@ -28,7 +28,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use vhost_device_backend::Device;
+use vhost_device_backend::{Device, Options};
 
 pub use crate::cli::{number_in, with_number};
 pub use crate::nearest::nearest;
@@ -148,7 +148,12 @@ fn start<B: Backend>(
         .map_err(Box::<dyn std::error::Error>::from)?;
     let endpoints = endpoints(invocation.sockets)?;
     let manager = ServiceManager::connect();
-    let server = Server::new(backend, endpoints, signals, manager, invocation.poll)?;
+    let session = Options {
+        poll: invocation.poll,
+        without: invocation.without,
+        ..Options::default()
+    };
+    let server = Server::new(backend, endpoints, signals, manager, session)?;
     server.announce();
     Ok(server)
 }

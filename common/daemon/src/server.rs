@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
-use vhost_device_backend::{Cores, End, Limits, Logs, Options, RateLimit, serve};
+use vhost_device_backend::{End, Limits, Logs, Options, RateLimit, serve};
 
 use crate::notify::ServiceManager;
 use crate::signals::Signals;
@@ -48,10 +48,8 @@ pub(crate) struct Server<B> {
     /// Readable once every session is to end.
     stop: Arc<OwnedFd>,
     ended: Ended,
-    poll: Duration,
-    cores: Cores,
-    /// What each guest may have of the process.
-    limits: Limits,
+    /// How every guest's sessions are run, but for what is the guest's own.
+    session: Options,
 }
 
 struct Guest {
@@ -142,7 +140,7 @@ impl<B: Backend> Server<B> {
         endpoints: Vec<Endpoint>,
         signals: Signals,
         manager: ServiceManager,
-        poll: Duration,
+        session: Options,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let ended = Ended::new()?;
@@ -156,9 +154,10 @@ impl<B: Backend> Server<B> {
             manager,
             stop: Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?),
             ended,
-            poll,
-            cores: Cores::default(),
-            limits: Limits::fair(endpoints.len()),
+            session: Options {
+                limits: Limits::fair(endpoints.len()),
+                ..session
+            },
         };
         for endpoint in endpoints {
             server.add(endpoint)?;
@@ -178,10 +177,8 @@ impl<B: Backend> Server<B> {
         self.guests.push(Guest {
             options: Options {
                 name: format!("guest {index}"),
-                poll: self.poll,
-                cores: self.cores.clone(),
-                limits: self.limits,
                 logs: Logs::default(),
+                ..self.session.clone()
             },
             listener,
             state,
@@ -524,7 +521,7 @@ mod tests {
         let server = thread::spawn(move || {
             let signals = Signals::block().unwrap();
             let manager = ServiceManager::none();
-            let server = Server::new(Troubled, endpoints, signals, manager, Duration::ZERO);
+            let server = Server::new(Troubled, endpoints, signals, manager, Options::default());
             format!("{:?}", server.unwrap().run().unwrap())
         });
         (front_ends, server)

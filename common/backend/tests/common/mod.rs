@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use vhost_device_backend::{
-    Description, Device, End, Error, QueueIndex, Queues, Refused, Resume as _, serve,
+    Description, Device, End, Error, Feature, QueueIndex, Queues, Refused, Resume as _, serve,
 };
 use vhost_device_driver::guest::{DEFAULT_GUEST_ADDR, Driver, Options, RingDriver};
 use vhost_device_driver::memory::RegionSpec;
@@ -83,6 +83,8 @@ pub struct Setup {
     pub required: u64,
     /// How long the session spins before it sleeps.
     pub poll: Duration,
+    /// What front-ends are not offered.
+    pub without: Vec<Feature>,
 }
 
 impl Default for Setup {
@@ -91,6 +93,7 @@ impl Default for Setup {
             config: CONFIG,
             required: 0,
             poll: Duration::ZERO,
+            without: Vec::new(),
         }
     }
 }
@@ -210,6 +213,7 @@ impl Session {
         let options = vhost_device_backend::Options {
             name: "test".into(),
             poll: setup.poll,
+            without: setup.without.clone(),
             ..vhost_device_backend::Options::default()
         };
         let stopping = stop.duplicate().unwrap();

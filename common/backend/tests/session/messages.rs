@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 
+use vhost_device_backend::Feature;
 use vhost_device_driver::codec::Message;
 use vhost_device_driver::guest::{SESSION_STEPS, Step};
 use vhost_device_driver::protocol::*;
@@ -52,6 +53,62 @@ fn c5_c9_exactly_what_is_done_is_offered() {
         VHOST_USER_PROTOCOL_F_GET_VRING_BASE_INFLIGHT,
     ]);
     assert_eq!(protocol, expected);
+}
+
+#[test]
+fn c5_what_is_withheld_is_not_offered_and_the_rest_works() {
+    let withheld = |features: &[Feature]| {
+        let (stream, _session) = Session::start(Setup {
+            without: features.to_vec(),
+            ..Setup::default()
+        });
+        let mut guest = Guest::connect(stream, options());
+        guest.echo_all();
+        let virtio = guest.frontend.get_features().unwrap();
+        (virtio, guest.frontend.get_protocol_features().unwrap())
+    };
+    let (all, protocol) = withheld(&[]);
+    let inflight = bits(&[
+        VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD,
+        VHOST_USER_PROTOCOL_F_GET_VRING_BASE_INFLIGHT,
+    ]);
+    let log = bits(&[VHOST_USER_PROTOCOL_F_LOG_SHMFD]);
+    let missing = [
+        (Feature::Packed, bits(&[VIRTIO_F_RING_PACKED]), 0),
+        (Feature::InOrder, bits(&[VIRTIO_F_IN_ORDER]), 0),
+        (Feature::Indirect, bits(&[VIRTIO_F_INDIRECT_DESC]), 0),
+        (Feature::EventIdx, bits(&[VIRTIO_F_EVENT_IDX]), 0),
+        (Feature::RingReset, bits(&[VIRTIO_F_RING_RESET]), 0),
+        (Feature::Inflight, 0, inflight),
+        (Feature::Log, bits(&[VHOST_F_LOG_ALL]), log),
+    ];
+    assert_eq!(missing.map(|(feature, ..)| feature), Feature::ALL);
+    for (feature, virtio, of_protocol) in missing {
+        assert_eq!(
+            withheld(&[feature]),
+            (all & !virtio, protocol & !of_protocol)
+        );
+    }
+    let ours = bits(&[VIRTIO_F_VERSION_1, VHOST_USER_F_PROTOCOL_FEATURES]);
+    let (all, protocol) = withheld(&Feature::ALL);
+    assert_eq!(all, DEVICE_FEATURES | ours);
+    assert_eq!(protocol & (inflight | log), 0);
+}
+
+#[test]
+fn c5_what_is_withheld_is_refused() {
+    let (stream, _session) = Session::start(Setup {
+        without: vec![Feature::Packed, Feature::Log],
+        ..Setup::default()
+    });
+    let mut frontend = Frontend::new(stream);
+    let offered = frontend.get_features().unwrap();
+    let protocol = frontend.get_protocol_features().unwrap();
+    frontend.set_protocol_features(protocol).unwrap();
+    for bit in [VIRTIO_F_RING_PACKED, VHOST_F_LOG_ALL] {
+        refused(&frontend, frontend.set_features(offered | bits(&[bit])));
+    }
+    frontend.set_features(offered).unwrap();
 }
 
 #[test]
