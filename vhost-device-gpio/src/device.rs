@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use vhost_device_backend::{
-    Description, Device, QueueIndex, Queues, RateLimit, Refused, Resume, TURN, Timer,
+    Description, Device, QueueIndex, Queues, RateLimit, Refused, Resume, TURN, Timer, limited,
 };
 use vhost_device_daemon::Chain;
 use vhost_device_queue::{Kept, Request, Short, Writer};
@@ -207,7 +207,7 @@ impl Gpio {
         self.execute(command).unwrap_or_else(|failure| {
             let failure = Chain(&failure);
             let line = format_args!("{}: a request fails: {failure}", self.guest);
-            self.logs.failed.warn(line);
+            limited!(self.logs.failed, Warn, "{line}");
             Answer::Short(Response::ERR)
         })
     }
@@ -322,10 +322,12 @@ impl Gpio {
     /// Takes a buffer of the event queue: it unmasks its line.
     fn take_buffer(&mut self, mut request: Request<'_>) {
         if request.writable_len() == 0 {
-            self.logs.no_room.warn(format_args!(
+            limited!(
+                self.logs.no_room,
+                Warn,
                 "{}: an event buffer without room for a status goes back empty",
                 self.guest
-            ));
+            );
             return;
         }
         let number = request.reader().read_obj::<EventRequest>();
@@ -368,10 +370,12 @@ impl Gpio {
         match self.host.value(number) {
             Ok(high) => high == level,
             Err(error) => {
-                self.logs.failed.warn(format_args!(
+                limited!(
+                    self.logs.failed,
+                    Warn,
                     "{}: the host cannot read line {number}: {error}",
                     self.guest
-                ));
+                );
                 false
             }
         }

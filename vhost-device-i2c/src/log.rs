@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use vhost_device_backend::RateLimit;
+use vhost_device_backend::{RateLimit, limited};
 
 use crate::address::Address;
 use crate::device::Refusal;
@@ -36,15 +36,16 @@ impl Log {
     }
 
     pub(crate) fn malformed(&self) {
-        self.malformed.warn(format_args!(
+        limited!(
+            self.malformed,
+            Warn,
             "{}: a request without a header or without room for a status goes back empty",
             self.guest
-        ));
+        );
     }
 
     pub(crate) fn refused(&self, refusal: Refusal) {
-        self.refused
-            .warn(format_args!("{}: refused: {refusal}", self.guest));
+        limited!(self.refused, Warn, "{}: refused: {refusal}", self.guest);
     }
 
     /// A transaction with `address` on the bus with this number has failed. Returns whether the
@@ -68,9 +69,11 @@ impl Log {
         let failures = self.failures.get(number);
         // Counts and nothing else: no order is needed.
         if failures.is_some_and(|failures| failures.fetch_add(1, Ordering::Relaxed) == 0) {
-            self.failed.warn(format_args!(
+            limited!(
+                self.failed,
+                Warn,
                 "{guest}: {name}: cannot reach {address}: {failure}"
-            ));
+            );
         }
         true
     }
@@ -81,9 +84,11 @@ impl Log {
         let count = failures.map_or(0, |failures| failures.swap(0, Ordering::Relaxed));
         if count > 0 {
             let (guest, name) = (&self.guest, bus.name());
-            self.works.warn(format_args!(
+            limited!(
+                self.works,
+                Warn,
                 "{guest}: {name}: works again after {count} failures"
-            ));
+            );
         }
     }
 

@@ -10,7 +10,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use vhost_device_backend::{Description, Device, QueueIndex, Queues, RateLimit, Resume, Timer};
+use vhost_device_backend::{
+    Description, Device, QueueIndex, Queues, RateLimit, Resume, Timer, limited,
+};
 use vhost_device_queue::{Kept, Request, Writer};
 use vm_memory::bitmap::BitmapSlice;
 use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice};
@@ -242,22 +244,28 @@ impl<S: Source> Entropy<S> {
     }
 
     fn log_no_room(&mut self) {
-        self.logs.no_room.warn(format_args!(
+        limited!(
+            self.logs.no_room,
+            Warn,
             "{}: a request without room for an answer goes back empty",
             self.guest
-        ));
+        );
     }
 
     /// Once for each time that the source runs dry, however many requests wait.
     fn log_dry(&mut self, later: &Later) {
         let (guest, source) = (&self.guest, self.source.name());
         match later {
-            Later::Failed(error) => self.logs.dry.warn(format_args!(
+            Later::Failed(error) => limited!(
+                self.logs.dry,
+                Warn,
                 "{guest}: cannot read {source}, requests wait: {error}"
-            )),
-            Later::End => self.logs.dry.warn(format_args!(
+            ),
+            Later::End => limited!(
+                self.logs.dry,
+                Warn,
                 "{guest}: {source} is at its end, requests wait for more"
-            )),
+            ),
             Later::NotYet | Later::Quota(_) => {
                 log::debug!("{guest}: {source} has nothing now, requests wait");
             }

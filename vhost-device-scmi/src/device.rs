@@ -17,7 +17,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use vhost_device_backend::{Description, Device, QueueIndex, Queues, Refused, Resume, TURN, Timer};
+use vhost_device_backend::{
+    Description, Device, QueueIndex, Queues, Refused, Resume, TURN, Timer, limited,
+};
 use vhost_device_queue::Request;
 
 pub use self::agent::Logs;
@@ -90,7 +92,7 @@ impl Scmi {
         if reader.read_exact(&mut header).is_err() || room < ANSWER_HEAD {
             // Not done, as nobody could be told what came of it.
             let line = format_args!("{}: a command has no header, or no answer", self.guest);
-            self.logs.no_room.warn(line);
+            limited!(self.logs.no_room, Warn, "{line}");
             return;
         }
         let header = Header(u32::from_le_bytes(header));

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
-use vhost_device_backend::RateLimit;
+use vhost_device_backend::{RateLimit, limited};
 
 use crate::host::{Access, Error, Guest, Platform, PowerState, ResourceId, Result, SystemState};
 
@@ -354,7 +354,7 @@ impl Hub {
             && let Err(error) = resource.kind.driver.set_interval(after)
         {
             let line = format_args!("the sensor {}: {error}", resource.name);
-            self.complaints.warn(line);
+            limited!(self.complaints, Warn, "{line}");
         }
     }
 
@@ -390,7 +390,7 @@ impl Hub {
                 }
                 Err(error) => {
                     let line = format_args!("{id:?} without guest {guest}: {error}");
-                    self.complaints.warn(line);
+                    limited!(self.complaints, Warn, "{line}");
                 }
             }
         }

@@ -32,6 +32,10 @@ mod table;
 mod timer;
 mod vring;
 
+/// For [`limited!`], which names it.
+#[doc(hidden)]
+pub use log;
+
 pub use device::{Description, Device, QueueIndex, Refused, Resume, TURN};
 pub use features::{Feature, UnknownFeature};
 pub use rate_limit::RateLimit;

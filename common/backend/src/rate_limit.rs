@@ -1,5 +1,6 @@
 //! A guest cannot flood the log: one line of a kind a second, with the number of those left out.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,14 +37,38 @@ impl RateLimit {
         Some(std::mem::take(&mut state.suppressed))
     }
 
-    /// Writes `line` as a warning, if one may be written now.
-    pub fn warn(&self, line: impl std::fmt::Display) {
+    /// Writes `line` if one may be written now. To be called by [`limited!`](crate::limited), which
+    /// knows who speaks.
+    pub fn write(&self, level: log::Level, target: &str, line: fmt::Arguments<'_>) {
         match self.allow() {
             None => {}
-            Some(0) => log::warn!("{line}"),
-            Some(more) => log::warn!("{line} ({more} more lines of this kind were left out)"),
+            Some(0) => log::log!(target: target, level, "{line}"),
+            Some(more) => log::log!(
+                target: target,
+                level,
+                "{line} ({more} more {} of this kind left out)",
+                if more == 1 { "line was" } else { "lines were" },
+            ),
         }
     }
+
+    /// Writes `line` as a warning, if one may be written now.
+    pub fn warn(&self, line: impl fmt::Display) {
+        self.write(log::Level::Warn, module_path!(), format_args!("{line}"));
+    }
+}
+
+/// Writes a line of the log, of the module that this is written in, if a
+/// [`RateLimit`](crate::RateLimit) allows one now: `limited!(limit, Warn, "{name}: no")`.
+#[macro_export]
+macro_rules! limited {
+    ($limit:expr, $level:ident, $($line:tt)+) => {
+        $limit.write(
+            $crate::log::Level::$level,
+            ::std::module_path!(),
+            ::std::format_args!($($line)+),
+        )
+    };
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use crate::device::{Device, QueueIndex, Refused, Resume, TURN};
 use crate::features::{Feature, Names, Withheld};
 use crate::inbox::{self, Inbox};
+use crate::limited;
 use crate::rate_limit::RateLimit;
 use crate::sigbus::Watch;
 use crate::spin::{Cores, Spin};
@@ -452,7 +453,7 @@ impl<D: Device> Session<D> {
     /// A message failed; the front-end learns it only if it asked for a reply.
     pub(crate) fn refused(&mut self, why: impl std::fmt::Display) {
         let line = format_args!("{}: refused a message of the front-end: {why}", self.name);
-        self.logs.bad_messages.warn(line);
+        limited!(self.logs.bad_messages, Warn, "{line}");
     }
 
     /// The features, for the front-end.
@@ -827,7 +828,7 @@ impl<D: Device> Session<D> {
         if let Err(why) = started {
             vring.report_error();
             let line = format_args!("{}: vring {index} cannot run: {why}", self.name);
-            self.logs.bad_rings.warn(line);
+            limited!(self.logs.bad_rings, Warn, "{line}");
             return;
         }
         vring.pending = vring.queue.is_some();
@@ -938,7 +939,7 @@ impl<D: Device> Session<D> {
             if let Err(why) = vring.rebind(&table, &memory) {
                 vring.report_error();
                 let line = format_args!("{}: vring {index} stops: {why}", self.name);
-                self.logs.bad_rings.warn(line);
+                limited!(self.logs.bad_rings, Warn, "{line}");
                 // The old memory is mapped still, so the queue can be left in order.
                 let _ = self.halt(index);
             }
@@ -1009,7 +1010,7 @@ impl<D: Device> Session<D> {
                 vring.pending = false;
                 vring.report_error();
                 let line = format_args!("{}: vring {index}: {why}", self.name);
-                self.logs.bad_rings.warn(line);
+                limited!(self.logs.bad_rings, Warn, "{line}");
                 return;
             }
         }
@@ -1025,7 +1026,7 @@ impl<D: Device> Session<D> {
                 }
                 Some(Err(why)) => {
                     let line = format_args!("{}: vring {index}: bad request: {why}", self.name);
-                    self.logs.bad_chains.warn(line);
+                    limited!(self.logs.bad_chains, Warn, "{line}");
                 }
             }
             let is_late = start.is_some_and(|start| start.elapsed() >= TURN);

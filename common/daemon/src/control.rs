@@ -36,7 +36,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use vhost_device_backend::RateLimit;
+use vhost_device_backend::{RateLimit, limited};
 
 pub use self::client::{Client, Gone};
 pub use self::grammar::{Answer, Command, Control, Item, answer, choice, number};
@@ -160,10 +160,12 @@ impl<C: Control> Server<C> {
     }
 
     fn complain(&self, error: impl Into<io::Error>) {
-        self.lost.warn(format_args!(
+        limited!(
+            self.lost,
+            Warn,
             "the control socket cannot take a client: {}",
             error.into()
-        ));
+        );
     }
 }
 

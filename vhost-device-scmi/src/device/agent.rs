@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use vhost_device_backend::RateLimit;
+use vhost_device_backend::{RateLimit, limited};
 
 use super::base::{self, Base};
 use super::clock::Clocks;
@@ -396,10 +396,12 @@ impl Agent {
     fn log(&self, header: Header, failure: &Failure) {
         let (protocol, message) = (header.protocol(), header.message());
         match failure {
-            Failure::Host(error) => self.logs.host.warn(format_args!(
+            Failure::Host(error) => limited!(
+                self.logs.host,
+                Warn,
                 "{}: the host fails at command {message:#x} of protocol {protocol:#x}: {error}",
                 self.name
-            )),
+            ),
             Failure::Status(status) => log::debug!(
                 "{}: command {message:#x} of protocol {protocol:#x}: {status:?}",
                 self.name
@@ -428,7 +430,7 @@ impl Agent {
             };
             if let Err(error) = told {
                 let line = format_args!("{}: the host fails at {id:?}: {error}", self.name);
-                self.logs.host.warn(line);
+                limited!(self.logs.host, Warn, "{line}");
             }
         }
         if let Some(request) = news.system {
@@ -456,7 +458,7 @@ impl Agent {
         };
         done.unwrap_or_else(|error| {
             let line = format_args!("{}: the host fails at a reading: {error}", self.name);
-            self.logs.host.warn(line);
+            limited!(self.logs.host, Warn, "{line}");
             true
         })
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FileType, Mode, OFlags};
-use vhost_device_backend::RateLimit;
+use vhost_device_backend::{RateLimit, limited};
 
 use super::{OpenError, Opened};
 use crate::host::{Error, Result};
@@ -128,8 +128,12 @@ impl Attribute {
     }
 
     pub(super) fn cannot_read(&self, error: io::Error) -> Error {
-        self.complaints
-            .warn(format_args!("cannot read {}: {error}", self.path.display()));
+        limited!(
+            self.complaints,
+            Warn,
+            "cannot read {}: {error}",
+            self.path.display()
+        );
         match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy => Error::Busy,
             _ => Error::Hardware(error),
@@ -149,8 +153,7 @@ impl Attribute {
 
     fn cannot_write(&self, error: io::Error) -> Error {
         let path = self.path.display();
-        self.complaints
-            .warn(format_args!("cannot write {path}: {error}"));
+        limited!(self.complaints, Warn, "cannot write {path}: {error}");
         match Error::from(error) {
             Error::NotFound => {
                 Error::Hardware(io::Error::new(io::ErrorKind::NotFound, "it is gone"))

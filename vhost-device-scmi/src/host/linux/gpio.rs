@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use gpiocdev_uapi::v2::{self as uapi, LineConfig, LineFlags, LineRequest, LineValues, Offsets};
 use rustix::fs::{Mode, OFlags};
-use vhost_device_backend::RateLimit;
+use vhost_device_backend::{RateLimit, limited};
 
 use super::switched::{OnOff, Switched};
 use super::{OpenError, Opened, Root, entries, these};
@@ -189,7 +189,7 @@ impl Line {
     }
 
     fn failed(&self, error: io::Error) -> Error {
-        self.complaints.warn(format_args!("{}: {error}", self.name));
+        limited!(self.complaints, Warn, "{}: {error}", self.name);
         Error::Hardware(error)
     }
 }

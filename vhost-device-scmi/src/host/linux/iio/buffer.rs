@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFlags, epoll, eventfd};
 use rustix::fs::{Mode, OFlags};
-use vhost_device_backend::RateLimit;
+use vhost_device_backend::{RateLimit, limited};
 
 use super::decimal::Decimal;
 use super::{Attribute, Channel, Conversion, Opener, device, groups, name_of, shape};
@@ -323,10 +323,12 @@ impl Buffer {
     /// The file is of no use any more, and would be ready forever.
     fn die(&self, started: &Started, error: &io::Error, some: bool) -> bool {
         if !self.dead.swap(true, Ordering::Relaxed) {
-            self.complaints.warn(format_args!(
+            limited!(
+                self.complaints,
+                Warn,
                 "no more samples come from the buffer of {}: {error}",
                 self.directory.display()
-            ));
+            );
             let _ = epoll::delete(&self.watch, &started.file);
         }
         some
