@@ -328,7 +328,7 @@ fn v6_the_next_front_end_is_served_after_a_broken_one() {
         frontend.expect_closed().unwrap();
     }
     assert_eq!(request(&mut daemon.guest("s", options()), 8).len(), 8);
-    assert!(daemon.log().contains("guest 0: connection closed"));
+    daemon.wait_for_log("guest 0: connection closed");
 }
 
 #[test]

@@ -9,7 +9,8 @@
 //!    contradicts itself in the options is found now: [`Backend::check`].
 //! 2. Open the hardware: [`Backend::open`].
 //! 3. Bind the sockets of `--socket-path`.
-//! 4. Make what serving needs: the event loop, the stop signal, the link to the service manager.
+//! 4. Make what serving needs: the event loop, the link to the service manager, the thread that
+//!    writes the log.
 //! 5. Say READY, then serve: [`Backend::device`] for each connection.
 //!
 //! What can fail for a reason of the user's fails before step 5, with a message and a status
@@ -35,13 +36,18 @@ pub use crate::nearest::nearest;
 pub use crate::sockets::{BindError, Listener, bind};
 
 use crate::cli::{Invocation, Sockets};
+use crate::logging::Log;
 use crate::notify::ServiceManager;
-use crate::server::Server;
+
+use crate::server::{Ending, Server};
 use crate::signals::Signals;
 use crate::sockets::Endpoint;
 
-/// The status of a daemon that could not start or not go on. Usage errors end with 2.
+/// The status of a daemon that could not start or not go on.
 const FAILURE: u8 = 1;
+
+/// The status of a usage error.
+const USAGE: u8 = 2;
 
 /// What a daemon is called.
 #[derive(Clone, Copy, Debug)]
@@ -110,39 +116,51 @@ pub fn run<B: Backend>() -> ExitCode {
     }
     let parsed = match cli::parse::<B::Args>(identity, arguments) {
         Ok(parsed) => parsed,
-        // Exits with 0 for --help and --version, 2 for a usage error.
-        Err(error) => error.exit(),
+        Err(error) => return answer_parser(identity, &error),
     };
     if let Some(answer) = B::answer(&parsed.device, parsed.guests()) {
         return match answer {
             Ok(text) => print(identity, text.trim_end()),
-            Err(error) => fail(identity, &error),
+            Err(error) => {
+                logging::say_without_log(&failure(identity, &error));
+                ExitCode::from(FAILURE)
+            }
         };
     }
     let invocation = match parsed.claim(B::check) {
         Ok(invocation) => invocation,
-        Err(error) => error.exit(),
+        Err(error) => return answer_parser(identity, &error),
     };
-    logging::start(invocation.log_level);
-    match start::<B>(invocation).and_then(|server| Ok(server.run()?)) {
-        Ok(code) => code,
-        Err(error) => fail(identity, &*error),
-    }
+    // Before any thread, so that each inherits the mask and no socket is left behind.
+    let signals = Signals::block();
+    let mut log = Log::install(invocation.log_level);
+    let ending = signals
+        .map_err(Into::into)
+        .and_then(|signals| start::<B>(invocation, signals, &mut log))
+        .and_then(|server| Ok(server.run()?));
+    let Ending { code, deadline } = match ending {
+        Ok(ending) => ending,
+        Err(error) => {
+            // Not as a message, which the level may leave out.
+            log.say(&failure(identity, &*error));
+            Ending::new(ExitCode::from(FAILURE))
+        }
+    };
+    log.finish(deadline);
+    code
 }
 
-/// The end of a daemon that cannot start or go on.
-fn fail(identity: &Identity, error: &dyn std::error::Error) -> ExitCode {
-    // Not through the log, which can be turned off.
-    eprintln!("{}: error: {}", identity.name, Chain(error));
-    ExitCode::from(FAILURE)
+/// What a daemon says that cannot start or go on.
+fn failure(identity: &Identity, error: &dyn std::error::Error) -> String {
+    format!("{}: error: {}", identity.name, Chain(error))
 }
 
 /// Everything up to READY.
 fn start<B: Backend>(
     invocation: Invocation<B::Args>,
+    signals: Signals,
+    log: &mut Log,
 ) -> Result<Server<B>, Box<dyn std::error::Error>> {
-    // First, so that every thread inherits the mask and no socket is left behind.
-    let signals = Signals::block()?;
     raise_open_files_limit();
     let backend = B::open(invocation.device, invocation.sockets.guests())
         .map_err(Box::<dyn std::error::Error>::from)?;
@@ -154,6 +172,7 @@ fn start<B: Backend>(
         ..Options::default()
     };
     let server = Server::new(backend, endpoints, signals, manager, session)?;
+    log.start()?;
     server.announce();
     Ok(server)
 }
@@ -190,13 +209,37 @@ fn print_capabilities(identity: &Identity) -> ExitCode {
 
 /// Prints what was asked for.
 fn print(identity: &Identity, text: impl fmt::Display) -> ExitCode {
-    match writeln!(io::stdout(), "{text}") {
+    let mut stdout = io::stdout();
+    // What is left in its buffer is lost without a word at the end.
+    written(
+        identity,
+        writeln!(stdout, "{text}").and_then(|()| stdout.flush()),
+    )
+}
+
+/// The end of a program that was to print something.
+fn written(identity: &Identity, result: io::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}: error: cannot write: {error}", identity.name);
+            let error = format!("{}: error: cannot write: {error}", identity.name);
+            logging::say_without_log(&error);
             ExitCode::from(FAILURE)
         }
     }
+}
+
+/// Says what the parser of the command line has to say: the help or the version, with status 0, or
+/// a usage error, with status 2 whether it can be written or not.
+fn answer_parser(identity: &Identity, error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
+        match logging::is_for_the_journal() {
+            true => logging::say_without_log(&error.to_string()),
+            false => drop(error.print()),
+        }
+        return ExitCode::from(USAGE);
+    }
+    written(identity, error.print().and_then(|()| io::stdout().flush()))
 }
 
 /// An error with its sources behind it, `a: b: c`, for a line of the log.

@@ -1,8 +1,8 @@
 //! The main loop: accepts front-ends, gives each guest a thread, ends them all on a signal.
 //!
-//! The main thread only waits: for a stop signal, for a front-end on a listener and for the end
-//! of a session. While a guest is served its listener is not watched, so a front-end that comes
-//! back early waits in the backlog until the old session has given everything up.
+//! The main thread only waits: for a signal, for a front-end on a listener and for the end of a
+//! session. While a guest is served, a front-end that comes to its listener is told of in the log,
+//! and waits in the backlog until the old session has given everything up.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
-use vhost_device_backend::{End, Limits, Logs, Options, RateLimit, serve};
+use vhost_device_backend::{End, Limits, Logs, Options, RateLimit, limited, serve};
 
 use crate::notify::ServiceManager;
-use crate::signals::Signals;
-use crate::sockets::{Endpoint, Listener};
+use crate::signals::{Signal, Signals};
+use crate::sockets::{self, Endpoint, Listener};
 use crate::{Backend, Chain, FAILURE};
 
 /// Epoll tokens; a guest's listener has the guest's number behind [`FIRST_GUEST`].
@@ -34,9 +34,11 @@ const EVENTS: usize = 64;
 /// descriptors or memory: trying again at once would spin.
 const REST: Duration = Duration::from_secs(1);
 
-/// How long the sessions have to end after a stop signal. A session that hangs in its hardware
-/// must not hold up a shutdown.
-const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the process has to end after a stop signal, and how much of that its sessions have: a
+/// session that hangs in its hardware must not hold up a shutdown, nor may a log that nobody reads.
+/// It is less than the two seconds that are promised, as nothing ends at once.
+const END_TIMEOUT: Duration = Duration::from_millis(1800);
+const STOP_TIMEOUT: Duration = Duration::from_millis(1300);
 
 /// A daemon whose sockets listen.
 pub(crate) struct Server<B> {
@@ -50,6 +52,24 @@ pub(crate) struct Server<B> {
     ended: Ended,
     /// How every guest's sessions are run, but for what is the guest's own.
     session: Options,
+    hangups: RateLimit,
+}
+
+/// How a daemon has ended.
+pub(crate) struct Ending {
+    pub(crate) code: ExitCode,
+    /// When the process has to be gone.
+    pub(crate) deadline: Instant,
+}
+
+impl Ending {
+    /// Begins now.
+    pub(crate) fn new(code: ExitCode) -> Self {
+        Self {
+            code,
+            deadline: Instant::now() + END_TIMEOUT,
+        }
+    }
 }
 
 struct Guest {
@@ -60,6 +80,8 @@ struct Guest {
     state: State,
     arrivals: RateLimit,
     departures: RateLimit,
+    others: RateLimit,
+    failures: RateLimit,
 }
 
 enum State {
@@ -69,7 +91,7 @@ enum State {
     Listening,
     /// The listener is left alone until then.
     Resting(Instant),
-    /// A thread serves a front-end.
+    /// A thread serves a front-end. The listener, if there is one, is watched by edges.
     Serving(JoinHandle<Result<End, SessionError>>),
     /// No front-end will come any more.
     Gone,
@@ -158,6 +180,7 @@ impl<B: Backend> Server<B> {
                 limits: Limits::fair(endpoints.len()),
                 ..session
             },
+            hangups: RateLimit::default(),
         };
         for endpoint in endpoints {
             server.add(endpoint)?;
@@ -184,6 +207,8 @@ impl<B: Backend> Server<B> {
             state,
             arrivals: RateLimit::default(),
             departures: RateLimit::default(),
+            others: RateLimit::default(),
+            failures: RateLimit::default(),
         });
         Ok(())
     }
@@ -212,7 +237,7 @@ impl<B: Backend> Server<B> {
     ///
     /// # Errors
     /// Only what makes the loop itself impossible.
-    pub(crate) fn run(mut self) -> io::Result<ExitCode> {
+    pub(crate) fn run(mut self) -> io::Result<Ending> {
         self.serve_arrived()?;
         let mut broken = false;
         let mut tokens = Vec::with_capacity(EVENTS);
@@ -220,13 +245,22 @@ impl<B: Backend> Server<B> {
             self.wait(self.end_of_rest(), &mut tokens)?;
             for token in tokens.drain(..) {
                 match token {
-                    SIGNALS => {
-                        if let Some(signal) = self.signals.take() {
-                            log::info!("{signal}: stopping");
+                    SIGNALS => match self.signals.take() {
+                        Some(Signal::Stop(name)) => {
+                            let ending = Ending::new(ExitCode::SUCCESS);
+                            log::info!("{name}: stopping");
                             self.stop()?;
-                            return Ok(ExitCode::SUCCESS);
+                            return Ok(ending);
                         }
-                    }
+                        Some(Signal::Hangup) => {
+                            limited!(
+                                self.hangups,
+                                Info,
+                                "SIGHUP: ignored, as there is no terminal and nothing to read again"
+                            );
+                        }
+                        None => {}
+                    },
                     ENDED => {
                         for guest in self.ended.take() {
                             broken |= self.ended(guest);
@@ -238,11 +272,10 @@ impl<B: Backend> Server<B> {
             self.wake_rested();
         }
         self.manager.stopping();
-        Ok(if broken {
-            ExitCode::from(FAILURE)
-        } else {
-            ExitCode::SUCCESS
-        })
+        Ok(Ending::new(match broken {
+            true => ExitCode::from(FAILURE),
+            false => ExitCode::SUCCESS,
+        }))
     }
 
     fn serve_arrived(&mut self) -> io::Result<()> {
@@ -296,25 +329,53 @@ impl<B: Backend> Server<B> {
 
     /// Watches the listener of a guest, or gives the guest up if it has none.
     fn listen(&mut self, index: usize) {
-        let guest = &mut self.guests[index];
-        let Some(listener) = &guest.listener else {
-            guest.state = State::Gone;
+        let Some(listener) = &self.guests[index].listener else {
+            self.guests[index].state = State::Gone;
             return;
         };
-        match watch(&self.epoll, listener, FIRST_GUEST + index as u64) {
-            Ok(()) => guest.state = State::Listening,
+        // By levels: a front-end that came meanwhile is seen now.
+        match self.watch_listener(index, listener, EventFlags::IN) {
+            Ok(()) => self.guests[index].state = State::Listening,
             Err(error) => self.rest(index, &error),
         }
     }
 
+    /// Changes how the listener of a guest is watched.
+    fn watch_listener(
+        &self,
+        index: usize,
+        listener: &Listener,
+        flags: EventFlags,
+    ) -> io::Result<()> {
+        let token = EventData::new_u64(FIRST_GUEST + index as u64);
+        epoll::modify(&self.epoll, listener, token, flags)?;
+        Ok(())
+    }
+
     fn accept(&mut self, index: usize) -> io::Result<()> {
-        let guest = &mut self.guests[index];
-        let (Some(listener), State::Listening) = (&guest.listener, &guest.state) else {
+        let guest = &self.guests[index];
+        let Some(listener) = &guest.listener else {
             return Ok(());
         };
+        match &guest.state {
+            State::Listening => {}
+            State::Serving(_) => {
+                limited!(
+                    guest.others,
+                    Warn,
+                    "{}: another front-end has come to {}, and waits until the one that is served \
+                     has left",
+                    guest.options.name,
+                    listener.name(),
+                );
+                return Ok(());
+            }
+            State::Arrived(_) | State::Resting(_) | State::Gone => return Ok(()),
+        }
         match listener.accept() {
             Ok(stream) => {
-                epoll::delete(&self.epoll, listener)?;
+                // By edges: each front-end that comes is told of once, those of the backlog too.
+                self.watch_listener(index, listener, EventFlags::IN | EventFlags::ET)?;
                 if let Err(error) = self.spawn(index, stream) {
                     self.rest(index, &error);
                 }
@@ -328,7 +389,8 @@ impl<B: Backend> Server<B> {
                         | io::ErrorKind::ConnectionAborted
                 ) => {}
             Err(error) => {
-                epoll::delete(&self.epoll, listener)?;
+                // No new edge is looked at while it rests.
+                self.watch_listener(index, listener, EventFlags::ET)?;
                 self.rest(index, &error);
             }
         }
@@ -337,7 +399,12 @@ impl<B: Backend> Server<B> {
 
     fn rest(&mut self, index: usize, error: &io::Error) {
         let guest = &mut self.guests[index];
-        log::error!("{}: cannot take its front-end: {error}", guest.options.name);
+        limited!(
+            guest.failures,
+            Error,
+            "{}: cannot take its front-end: {error}",
+            guest.options.name
+        );
         guest.state = State::Resting(Instant::now() + REST);
     }
 
@@ -357,13 +424,12 @@ impl<B: Backend> Server<B> {
             .name(guest.options.name.clone())
             .spawn(session)?;
         guest.state = State::Serving(thread);
-        if let Some(more) = guest.arrivals.allow() {
-            log::info!(
-                "{}: front-end connected{}",
-                guest.options.name,
-                suppressed(more)
-            );
-        }
+        limited!(
+            guest.arrivals,
+            Info,
+            "{}: front-end connected",
+            guest.options.name
+        );
         Ok(())
     }
 
@@ -382,6 +448,8 @@ impl<B: Backend> Server<B> {
             // No front-end is to connect to a daemon that is leaving.
             guest.listener = None;
         }
+        // What else has a socket is the backend's, which a session that does not end holds.
+        sockets::remove_files();
         rustix::io::write(&self.stop, &1_u64.to_ne_bytes())?;
         let deadline = Instant::now() + STOP_TIMEOUT;
         let mut tokens = Vec::with_capacity(EVENTS);
@@ -427,17 +495,18 @@ impl Guest {
         };
         let result = thread.join();
         let broken = !matches!(result, Ok(Ok(_)));
-        let Some(more) = self.departures.allow() else {
-            return broken;
-        };
-        let (name, more) = (&self.options.name, suppressed(more));
+        let (name, limit) = (&self.options.name, &self.departures);
         match result {
-            Ok(Ok(End::Disconnected)) => log::info!("{name}: front-end left{more}"),
-            Ok(Ok(End::Stopped)) => log::debug!("{name}: stopped{more}"),
+            Ok(Ok(End::Disconnected)) => limited!(limit, Info, "{name}: front-end left"),
+            Ok(Ok(End::Stopped)) => limited!(limit, Debug, "{name}: stopped"),
             Ok(Err(error)) => {
-                log::error!("{name}: connection closed: {}{more}", Chain(&error));
+                limited!(limit, Error, "{name}: connection closed: {}", Chain(&error));
             }
-            Err(_) => log::error!("{name}: its thread panicked; the other guests go on{more}"),
+            Err(_) => limited!(
+                limit,
+                Error,
+                "{name}: its thread panicked; the other guests go on"
+            ),
         }
         broken
     }
@@ -446,14 +515,6 @@ impl Guest {
 fn watch(epoll: &OwnedFd, fd: impl AsFd, token: u64) -> io::Result<()> {
     epoll::add(epoll, fd, EventData::new_u64(token), EventFlags::IN)?;
     Ok(())
-}
-
-/// How many log lines like this one were left out before it.
-fn suppressed(more: u64) -> String {
-    match more {
-        0 => String::new(),
-        more => format!(" ({more} more like it before)"),
-    }
 }
 
 #[cfg(test)]
@@ -522,7 +583,7 @@ mod tests {
             let signals = Signals::block().unwrap();
             let manager = ServiceManager::none();
             let server = Server::new(Troubled, endpoints, signals, manager, Options::default());
-            format!("{:?}", server.unwrap().run().unwrap())
+            format!("{:?}", server.unwrap().run().unwrap().code)
         });
         (front_ends, server)
     }

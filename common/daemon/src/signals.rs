@@ -1,75 +1,163 @@
-//! The signals that end a daemon, as a file descriptor among the others.
+//! The signals that a daemon handles, as a file descriptor among the others.
+//!
+//! SIGTERM and SIGINT end it. SIGHUP ends it if it was started on a terminal, which has gone then;
+//! without one it means nothing yet. SIGQUIT and all others do what the system has them do. The
+//! standard library ignores SIGPIPE from the start: a write to somebody who has gone fails.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
 
-use libc::{SIGINT, SIGTERM, c_int};
+use libc::{SIGHUP, SIGINT, SIGTERM, c_int, sigset_t};
+use rustix::fs::{Mode, OFlags, open};
 
-/// The signals that end the daemon, and their names for the log.
-const STOP: [(c_int, &str); 2] = [(SIGTERM, "SIGTERM"), (SIGINT, "SIGINT")];
+/// The signals that are handled, and their names for the log.
+const HANDLED: [(c_int, &str); 3] = [(SIGTERM, "SIGTERM"), (SIGINT, "SIGINT"), (SIGHUP, "SIGHUP")];
 
-/// The stop signals, blocked in this thread and in those that it will start.
-pub(crate) struct Signals(OwnedFd);
+/// What a signal is to the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// It is to end; the signal's name.
+    Stop(&'static str),
+    /// SIGHUP, without a terminal.
+    Hangup,
+}
+
+/// The signals that are handled, blocked in this thread and in those that it will start.
+pub(crate) struct Signals {
+    fd: OwnedFd,
+    is_on_terminal: bool,
+}
 
 impl Signals {
-    /// Blocks the stop signals and makes them readable instead. To be called before any thread
-    /// is started.
+    /// Blocks the signals and makes them readable instead. To be called before any thread is
+    /// started.
     pub(crate) fn block() -> io::Result<Self> {
-        let mut set = MaybeUninit::uninit();
-        // SAFETY: `sigemptyset` initialises the set that it is given, and cannot fail on one;
-        // `sigaddset` gets the initialised set and signals that exist.
-        let set = unsafe {
-            libc::sigemptyset(set.as_mut_ptr());
-            for (signal, _) in STOP {
-                libc::sigaddset(set.as_mut_ptr(), signal);
-            }
-            set.assume_init()
-        };
-        // SAFETY: the set is initialised, and no old set is asked for.
-        let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
-        if error != 0 {
-            return Err(io::Error::from_raw_os_error(error));
-        }
+        let set = empty_set();
+        let set = HANDLED.iter().fold(set, |mut set, (signal, _)| {
+            // SAFETY: the set is initialised, and the signal exists.
+            unsafe { libc::sigaddset(&mut set, *signal) };
+            set
+        });
+        change_mask(libc::SIG_BLOCK, &set)?;
         // SAFETY: -1 asks for a new descriptor; the set is initialised.
         let fd = unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the descriptor is new, so nobody else owns it.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self {
+            fd,
+            is_on_terminal: is_on_terminal(),
+        })
     }
 
-    /// The name of a stop signal that has come, if any.
-    pub(crate) fn take(&self) -> Option<&'static str> {
+    /// A signal that has come, if any.
+    pub(crate) fn take(&self) -> Option<Signal> {
         // A `signalfd_siginfo` begins with the signal's number, `ssi_signo`.
         let mut info = [0_u8; size_of::<libc::signalfd_siginfo>()];
-        let length = rustix::io::read(&self.0, &mut info).ok()?;
+        let length = rustix::io::read(&self.fd, &mut info).ok()?;
         let number = u32::from_ne_bytes(*info[..length].first_chunk()?);
-        STOP.iter()
-            .find(|(signal, _)| u32::try_from(*signal) == Ok(number))
-            .map(|(_, name)| *name)
+        let (signal, name) = HANDLED
+            .iter()
+            .find(|(signal, _)| u32::try_from(*signal) == Ok(number))?;
+        match *signal == SIGHUP && !self.is_on_terminal {
+            true => Some(Signal::Hangup),
+            false => Some(Signal::Stop(name)),
+        }
     }
 }
 
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
+}
+
+/// Calls `start` with every signal blocked, so that a thread that it starts never handles one.
+pub(crate) fn with_all_blocked<T>(start: impl FnOnce() -> T) -> io::Result<T> {
+    let mut all = MaybeUninit::uninit();
+    // SAFETY: `sigfillset` initialises the set that it is given, and cannot fail on one.
+    let all = unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        all.assume_init()
+    };
+    let before = change_mask(libc::SIG_BLOCK, &all)?;
+    let started = start();
+    change_mask(libc::SIG_SETMASK, &before)?;
+    Ok(started)
+}
+
+fn empty_set() -> sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: `sigemptyset` initialises the set that it is given, and cannot fail on one.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        set.assume_init()
+    }
+}
+
+/// Changes this thread's mask, and gives what it was.
+fn change_mask(how: c_int, set: &sigset_t) -> io::Result<sigset_t> {
+    let mut before = empty_set();
+    // SAFETY: both sets are initialised, and stay where they are meanwhile.
+    let error = unsafe { libc::pthread_sigmask(how, set, ptr::from_mut(&mut before)) };
+    match error {
+        0 => Ok(before),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// Whether this process has a terminal that can hang up: it is there to be opened by its general
+/// name, whatever the standard streams are.
+fn is_on_terminal() -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
+    open("/dev/tty", flags, Mode::empty()).is_ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Sends a signal to this thread, which has blocked it.
+    fn raise(signal: c_int) {
+        // SAFETY: the thread is this one, and the signal exists.
+        let error = unsafe { libc::pthread_kill(libc::pthread_self(), signal) };
+        assert_eq!(error, 0);
+    }
+
     #[test]
-    fn test_a_stop_signal_is_read_by_name() {
+    fn test_signals_are_read_by_name() {
         let signals = Signals::block().unwrap();
         assert_eq!(signals.take(), None);
-        // SAFETY: sends a signal to this thread, which has blocked it.
-        let error = unsafe { libc::pthread_kill(libc::pthread_self(), SIGTERM) };
-        assert_eq!(error, 0);
-        assert_eq!(signals.take(), Some("SIGTERM"));
+        raise(SIGTERM);
+        assert_eq!(signals.take(), Some(Signal::Stop("SIGTERM")));
         assert_eq!(signals.take(), None);
+    }
+
+    #[test]
+    fn test_a_hangup_ends_only_what_is_on_a_terminal() {
+        let signals = Signals::block().unwrap();
+        for (is_on_terminal, expected) in [(true, Signal::Stop("SIGHUP")), (false, Signal::Hangup)]
+        {
+            raise(SIGHUP);
+            let fd = signals.fd.try_clone().unwrap();
+            let signals = Signals { fd, is_on_terminal };
+            assert_eq!(signals.take(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn test_a_thread_is_started_with_all_signals_blocked_and_its_starter_is_not() {
+        let blocked = || {
+            let mask = change_mask(libc::SIG_BLOCK, &empty_set()).unwrap();
+            // SAFETY: the set is initialised, and the signal exists.
+            unsafe { libc::sigismember(&mask, libc::SIGUSR1) == 1 }
+        };
+        let thread = with_all_blocked(|| std::thread::spawn(blocked)).unwrap();
+        assert!(thread.join().unwrap());
+        assert!(!blocked());
     }
 }

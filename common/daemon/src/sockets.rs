@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ pub(crate) enum Endpoint {
 pub struct Listener {
     // Dropped before the socket: as long as the socket listens, a starting daemon finds this one
     // alive and leaves its file alone, so the file that is removed is still ours.
-    file: Option<SocketFile>,
+    file: Option<Arc<SocketFile>>,
     socket: UnixListener,
 }
 
@@ -94,13 +95,30 @@ impl SocketFile {
     }
 }
 
-impl Drop for SocketFile {
-    fn drop(&mut self) {
+impl SocketFile {
+    fn remove(&self) {
         if self.is_ours()
             && let Err(error) = rustix::fs::unlinkat(&self.directory, &self.name, AtFlags::empty())
         {
             log::warn!("cannot remove {}: {error}", self.path.display());
         }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// The files of all sockets of this process.
+static FILES: Mutex<Vec<Weak<SocketFile>>> = Mutex::new(Vec::new());
+
+/// Removes the files of all sockets of this process, whoever holds them.
+pub(crate) fn remove_files() {
+    let mut files = FILES.lock().unwrap_or_else(PoisonError::into_inner);
+    for file in files.drain(..).filter_map(|file| file.upgrade()) {
+        file.remove();
     }
 }
 
@@ -160,14 +178,18 @@ fn bind_at(path: &Path, mode: Option<Mode>) -> Result<Listener, BindReason> {
     let socket = listen(path, mode).map_err(BindReason::Os)?;
     let bound = stat(&directory, &name).map_err(|error| BindReason::Os(error.into()))?;
     unlock(&directory);
+    let file = Arc::new(SocketFile {
+        directory,
+        name,
+        path: path.to_owned(),
+        device: bound.st_dev,
+        inode: bound.st_ino,
+    });
+    let mut files = FILES.lock().unwrap_or_else(PoisonError::into_inner);
+    files.retain(|file| file.strong_count() > 0);
+    files.push(Arc::downgrade(&file));
     Ok(Listener {
-        file: Some(SocketFile {
-            directory,
-            name,
-            path: path.to_owned(),
-            device: bound.st_dev,
-            inode: bound.st_ino,
-        }),
+        file: Some(file),
         socket,
     })
 }
