@@ -52,6 +52,7 @@ fn test_help_names_every_option() {
         "--log-level",
         "--poll-us",
         "--without",
+        "--memory-fs",
         "--print-capabilities",
         "-f, --filename",
         "-m, --max-bytes",

@@ -14,6 +14,7 @@
 //! | `features` | what can be withheld from front-ends, and the names of feature bits |
 //! | `inbox` | whether a whole message has arrived, so that reading it cannot block |
 //! | `vring` | what the front-end said of one vring, and its queue while it runs |
+//! | `memory_file` | the files that the front-end shares memory by: where they may be |
 //! | `table` | the memory table: files of the front-end, mapped |
 //! | `spin` | looking for more requests before sleeping |
 //! | `sigbus` | a file that is truncated under its mapping ends one session, not the process |
@@ -23,6 +24,7 @@
 pub mod device;
 mod features;
 mod inbox;
+mod memory_file;
 mod messages;
 mod rate_limit;
 mod session;
@@ -38,6 +40,7 @@ pub use log;
 
 pub use device::{Description, Device, QueueIndex, Refused, Resume, TURN};
 pub use features::{Feature, UnknownFeature};
+pub use memory_file::MemoryFs;
 pub use rate_limit::RateLimit;
 pub use session::{End, Error, Logs, Options, Queues, serve};
 pub use spin::Cores;

@@ -72,7 +72,8 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
         files: Vec<File>,
         _postcopy_listening: Option<bool>,
     ) -> Result<RegionBases> {
-        let table = Table::map(regions, files, self.limits()).map_err(refused)?;
+        let (limits, allowed) = (self.limits(), self.memory_fs());
+        let table = Table::map(regions, &files, limits, allowed).map_err(refused)?;
         self.change_memory(table).map_err(refused)?;
         Ok(None)
     }
@@ -87,8 +88,9 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
         file: File,
         _postcopy_listening: Option<bool>,
     ) -> Result<Option<vhost::VhostUserMemoryRegionBase>> {
-        let limits = self.limits();
-        let table = self.table().with(region, file, limits).map_err(refused)?;
+        let (limits, allowed) = (self.limits(), self.memory_fs());
+        let table = self.table().with(region, &file, limits, allowed);
+        let table = table.map_err(refused)?;
         self.change_memory(table).map_err(refused)?;
         Ok(None)
     }
@@ -198,7 +200,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
             Error::InvalidParam
         })?;
         let made = VhostUserInflight::new(len, 0, num_queues, queue_size);
-        Ok((made, file.into()))
+        Ok((made, file))
     }
 
     fn set_inflight_fd(&mut self, inflight: &VhostUserInflight, file: File) -> Result<()> {

@@ -2,16 +2,15 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
 use rustix::io::Errno;
 use vhost::vhost_user::BackendReqHandler;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
-use vhost_device_queue::memory::Mapping;
 use vhost_device_queue::{
     DirtyLog, GuestMemory, InflightError, InflightRegion, Kept, MAX_QUEUE_SIZE, Queue, Request,
 };
@@ -25,6 +24,7 @@ use crate::device::{Device, QueueIndex, Refused, Resume, TURN};
 use crate::features::{Feature, Names, Withheld};
 use crate::inbox::{self, Inbox};
 use crate::limited;
+use crate::memory_file::{FileError, MemoryFile, MemoryFs, memfd};
 use crate::rate_limit::RateLimit;
 use crate::sigbus::Watch;
 use crate::spin::{Cores, Spin};
@@ -59,6 +59,8 @@ pub struct Options {
     pub cores: Cores,
     /// How large the guest's memory may be.
     pub limits: Limits,
+    /// Where the files may be that the front-end shares memory by.
+    pub memory_fs: MemoryFs,
     /// What limits the log lines about the guest.
     pub logs: Logs,
     /// What front-ends are not offered.
@@ -138,11 +140,10 @@ pub(crate) enum MessageError {
     },
     #[error("the region for requests in flight cannot be used: {0}")]
     Inflight(#[from] InflightError),
-    #[error("cannot {what} the region for requests in flight: {source}")]
-    InflightFile {
-        what: &'static str,
-        source: io::Error,
-    },
+    #[error("cannot make the region for requests in flight: {0}")]
+    MakeInflight(io::Error),
+    #[error("the region for requests in flight cannot be used: {0}")]
+    InflightFile(#[from] FileError),
 }
 
 /// The longest dirty log: a bit for each page of 2⁴⁶ bytes.
@@ -414,6 +415,7 @@ pub(crate) struct Session<D> {
     /// A request was handled since the thread last slept.
     active: bool,
     limits: Limits,
+    memory_fs: MemoryFs,
     logs: Logs,
 }
 
@@ -446,6 +448,7 @@ impl<D: Device> Session<D> {
             watch: Watch::new(),
             active: false,
             limits: options.limits,
+            memory_fs: options.memory_fs,
             logs: options.logs.clone(),
         }
     }
@@ -529,6 +532,10 @@ impl<D: Device> Session<D> {
         self.limits
     }
 
+    pub(crate) fn memory_fs(&self) -> MemoryFs {
+        self.memory_fs
+    }
+
     pub(crate) fn vring_count(&self) -> u64 {
         self.vrings.len() as u64
     }
@@ -604,11 +611,11 @@ impl<D: Device> Session<D> {
     }
 
     /// Takes the dirty log that the front-end shares.
-    pub(crate) fn set_log(&mut self, file: &File, offset: u64, size: u64) -> io::Result<()> {
+    pub(crate) fn set_log(&mut self, file: &File, offset: u64, size: u64) -> Result<(), FileError> {
         let len = usize::try_from(size).ok().filter(|_| size <= MAX_LOG);
-        let len = len.ok_or(io::Error::from(io::ErrorKind::InvalidInput));
+        let len = len.ok_or(FileError::Map(io::ErrorKind::InvalidInput.into()));
         let bits = len
-            .and_then(|len| Mapping::new(file, offset, len))
+            .and_then(|len| MemoryFile::new(file, self.memory_fs)?.map(offset, len))
             .inspect_err(|why| {
                 self.refused(format_args!("the dirty log cannot be used: {why}"));
             })?;
@@ -653,29 +660,17 @@ impl<D: Device> Session<D> {
         &mut self,
         queues: u16,
         size: u16,
-    ) -> Result<(OwnedFd, u64), MessageError> {
+    ) -> Result<(File, u64), MessageError> {
         self.check_trackable(queues, size)?;
         let len = InflightRegion::len_for(queues, size);
-        let create = |more| {
-            let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | more;
-            memfd_create("vhost-device-inflight", flags)
-        };
-        let file = match create(MemfdFlags::NOEXEC_SEAL) {
-            // Before Linux 6.3 there is no such flag; after it an administrator may insist on it.
-            Err(Errno::INVAL) => create(MemfdFlags::empty()),
-            created => created,
-        };
-        let file = file
+        let file = memfd(c"vhost-device-inflight")
             .and_then(|file| {
                 ftruncate(&file, len)?;
                 let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
                 fcntl_add_seals(&file, seals)?;
                 Ok(file)
             })
-            .map_err(|error| MessageError::InflightFile {
-                what: "make",
-                source: error.into(),
-            })?;
+            .map_err(|error| MessageError::MakeInflight(error.into()))?;
         Ok((file, len))
     }
 
@@ -699,12 +694,7 @@ impl<D: Device> Session<D> {
         // No more than is needed, whatever the front-end says.
         let len = len.min(InflightRegion::len_for(queues, size));
         // Fits: below 2^37.
-        let mapping = Mapping::new(file, offset, len as usize).map_err(|source| {
-            MessageError::InflightFile {
-                what: "map",
-                source,
-            }
-        })?;
+        let mapping = MemoryFile::new(file, self.memory_fs)?.map(offset, len as usize)?;
         let stays = self.inflight_outlives_stop;
         self.inflight = Some(InflightRegion::new(mapping, queues, size, stays)?);
         self.watch_mappings();

@@ -3,22 +3,18 @@
 //! `REM_MEM_REG`).
 
 use std::fs::File;
-use std::io;
 use std::sync::Arc;
 
-use rustix::fs::fstatfs;
-use rustix::param::page_size;
 use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vhost_device_queue::GuestMemory;
-use vhost_device_queue::memory::{Mapping, MemoryError, Region};
+use vhost_device_queue::memory::{MemoryError, Region};
+
+use crate::memory_file::{FileError, MemoryFile, MemoryFs};
 
 /// The most regions that a guest's memory may have: as many as KVM gives a guest at least.
 ///
 /// Stops a front-end from using up the process's mappings, which other guests need too.
 pub const MAX_MEM_SLOTS: usize = 509;
-
-/// `statfs` type of hugetlbfs, from `linux/magic.h`.
-const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
 
 /// Why a region was refused.
 #[derive(Debug, thiserror::Error)]
@@ -27,10 +23,8 @@ pub(crate) enum TableError {
         "memory region at {guest_addr:#x} of {size:#x} bytes is empty or passes the end of an address space"
     )]
     Range { guest_addr: u64, size: u64 },
-    #[error("cannot learn about the file of the memory region at {guest_addr:#x}: {source}")]
-    Stat { guest_addr: u64, source: io::Error },
-    #[error("cannot map the memory region at {guest_addr:#x}: {source}")]
-    Map { guest_addr: u64, source: io::Error },
+    #[error("memory region at {guest_addr:#x}: {source}")]
+    File { guest_addr: u64, source: FileError },
     #[error("the guest's memory would have more than {0} regions")]
     Slots(usize),
     #[error("the guest's memory would be larger than {0:#x} bytes")]
@@ -50,7 +44,11 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// Maps `file` as `described`.
-    fn map(described: &VhostUserMemoryRegion, file: File) -> Result<Self, TableError> {
+    fn map(
+        described: &VhostUserMemoryRegion,
+        file: &File,
+        allowed: MemoryFs,
+    ) -> Result<Self, TableError> {
         // The structure is packed: copies, no references.
         let guest_addr = described.guest_phys_addr;
         let size = described.memory_size;
@@ -63,8 +61,9 @@ impl Entry {
         if !sound {
             return Err(bad());
         }
-        let page =
-            mapping_granularity(&file).map_err(|source| TableError::Stat { guest_addr, source })?;
+        let unusable = |source| TableError::File { guest_addr, source };
+        let file = MemoryFile::new(file, allowed).map_err(unusable)?;
+        let page = file.page();
         // The offset may lie within a page, above all within a huge one: map from its start.
         let inside = offset % page;
         let start = offset - inside;
@@ -76,8 +75,7 @@ impl Entry {
             .and_then(|len| usize::try_from(len).ok())
             .ok_or_else(bad)?;
         let inside = usize::try_from(inside).map_err(|_| bad())?;
-        let mapping = Mapping::new(&file, start, len)
-            .map_err(|source| TableError::Map { guest_addr, source })?;
+        let mapping = file.map(start, len).map_err(unusable)?;
         let region = Region::new(guest_addr, Arc::new(mapping), inside, size)?;
         Ok(Self { user_addr, region })
     }
@@ -95,16 +93,6 @@ impl Entry {
 /// The largest page of an ordinary mapping; a longer one means huge pages, whose mappings must
 /// have whole pages in length too.
 const DEFAULT_PAGE: u64 = 65536;
-
-/// The size of the pages that `file` is mapped in.
-fn mapping_granularity(file: &File) -> io::Result<u64> {
-    let stat = fstatfs(file)?;
-    let huge = match stat.f_type as i64 {
-        HUGETLBFS_MAGIC => u64::try_from(stat.f_bsize).unwrap_or(0),
-        _ => 0,
-    };
-    Ok(huge.max(page_size() as u64))
-}
 
 /// How much of the process one guest may use for its memory.
 ///
@@ -162,15 +150,16 @@ impl Table {
     /// Maps all regions that are `described`.
     pub(crate) fn map(
         described: &[VhostUserMemoryRegion],
-        files: Vec<File>,
+        files: &[File],
         limits: Limits,
+        allowed: MemoryFs,
     ) -> Result<Self, TableError> {
         let sizes = described.iter().map(|region| region.memory_size);
         limits.check(described.len(), sizes)?;
         let entries = described
             .iter()
             .zip(files)
-            .map(|(region, file)| Entry::map(region, file))
+            .map(|(region, file)| Entry::map(region, file, allowed))
             .collect::<Result<_, _>>()?;
         Ok(Self { entries })
     }
@@ -179,14 +168,15 @@ impl Table {
     pub(crate) fn with(
         &self,
         described: &VhostUserMemoryRegion,
-        file: File,
+        file: &File,
         limits: Limits,
+        allowed: MemoryFs,
     ) -> Result<Self, TableError> {
         let sizes = self.entries.iter().map(|entry| entry.region.size());
         let all = sizes.chain([described.memory_size]);
         limits.check(self.entries.len() + 1, all)?;
         let mut table = self.clone();
-        table.entries.push(Entry::map(described, file)?);
+        table.entries.push(Entry::map(described, file, allowed)?);
         Ok(table)
     }
 

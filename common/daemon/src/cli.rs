@@ -13,7 +13,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser};
 use log::LevelFilter;
 use rustix::fs::Mode;
-use vhost_device_backend::Feature;
+use vhost_device_backend::{Feature, MemoryFs};
 
 use crate::sockets::{self, Endpoint};
 use crate::{Chain, Identity};
@@ -35,6 +35,7 @@ pub(crate) struct Invocation<A> {
     pub(crate) log_level: Option<LevelFilter>,
     pub(crate) poll: Duration,
     pub(crate) without: Vec<Feature>,
+    pub(crate) memory_fs: MemoryFs,
     pub(crate) device: A,
 }
 
@@ -111,6 +112,14 @@ struct Common {
     /// flight, and "log" the dirty log, without which no guest can be migrated.
     #[arg(long, value_name = "FEATURE", value_delimiter = ',', value_parser = features())]
     without: Vec<Feature>,
+
+    /// Where the files may be that a front-end shares memory by.
+    ///
+    /// known: memory (memfd, shm, hugetlbfs), DAX, and files on ext4, xfs, btrfs and f2fs. any: FUSE,
+    /// overlays, network file systems, dma-buf, udmabuf and other devices too. Whoever serves those
+    /// can keep the daemon waiting, even at its end.
+    #[arg(long, value_name = "WHERE", default_value = "known", value_parser = ["known", "any"])]
+    memory_fs: String,
 
     /// Print what this program can do, as JSON, and exit; other options are ignored.
     #[arg(long)]
@@ -216,6 +225,10 @@ impl<A> Parsed<A> {
             log_level: common.log_level.and_then(|level| level.parse().ok()),
             poll: Duration::from_micros(common.poll_us),
             without: common.without,
+            memory_fs: match common.memory_fs.as_str() {
+                "any" => MemoryFs::Any,
+                _ => MemoryFs::Known,
+            },
             device,
         })
     }
@@ -332,6 +345,7 @@ mod tests {
         let invocation = parse(&["-s", "/run/s"]).unwrap();
         assert_eq!(invocation.poll, Duration::ZERO);
         assert_eq!(invocation.without, []);
+        assert_eq!(invocation.memory_fs, MemoryFs::Known);
         assert_eq!(invocation.log_level, None);
         assert_eq!(invocation.device.filename, None);
         assert_eq!(invocation.sockets.guests(), 1);
@@ -348,6 +362,7 @@ mod tests {
             "--without=packed,log",
             "--without",
             "event-idx",
+            "--memory-fs=any",
             "--filename=/dev/x",
         ])
         .unwrap();
@@ -360,6 +375,7 @@ mod tests {
         assert_eq!(invocation.poll, Duration::from_micros(50));
         let without = [Feature::Packed, Feature::Log, Feature::EventIdx];
         assert_eq!(invocation.without, without);
+        assert_eq!(invocation.memory_fs, MemoryFs::Any);
         assert_eq!(invocation.device.filename, Some(PathBuf::from("/dev/x")));
     }
 
@@ -402,10 +418,12 @@ mod tests {
         ] {
             assert_eq!(error(wrong), ErrorKind::ValueValidation, "{wrong:?}");
         }
-        assert_eq!(
-            error(&["-s", "a", "--log-level", "loud"]),
-            ErrorKind::InvalidValue
-        );
+        for wrong in [
+            &["-s", "a", "--log-level", "loud"],
+            &["-s", "a", "--memory-fs", "fuse"],
+        ] {
+            assert_eq!(error(wrong), ErrorKind::InvalidValue, "{wrong:?}");
+        }
         for wrong in ["", "packed,", "Packed", "packed in-order", "34"] {
             let arguments = ["-s", "a", "--without", wrong];
             assert_eq!(error(&arguments), ErrorKind::InvalidValue, "{wrong:?}");

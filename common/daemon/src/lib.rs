@@ -168,6 +168,7 @@ fn start<B: Backend>(
     let manager = ServiceManager::connect();
     let session = Options {
         poll: invocation.poll,
+        memory_fs: invocation.memory_fs,
         without: invocation.without,
         ..Options::default()
     };

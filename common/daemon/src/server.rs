@@ -156,7 +156,8 @@ impl Drop for EndNotice {
 }
 
 impl<B: Backend> Server<B> {
-    /// Gets ready to serve one guest at each of the `endpoints`.
+    /// Gets ready to serve one guest at each of the `endpoints`, as `options` say. Each has its
+    /// share of the process.
     pub(crate) fn new(
         backend: B,
         endpoints: Vec<Endpoint>,

@@ -10,6 +10,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
+use rustix::fs::{AtFlags, FileType, RawMode, StatxFlags, statx};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::chain::{DESCRIPTOR_SIZE, Words};
@@ -31,13 +32,19 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps `len` bytes of `file` from `offset`.
     ///
+    /// Its file system is not asked how long the file is, as it may be slow to answer: what the
+    /// kernel knows counts. Devices have no length, and see to it themselves.
+    ///
     /// # Errors
     /// When the file ends before, `offset` is not a multiple of the page size, or the operating
     /// system refuses.
     pub fn new(file: &File, offset: u64, len: usize) -> io::Result<Self> {
-        let metadata = file.metadata()?;
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let stat = statx(file, c"", flags, StatxFlags::TYPE | StatxFlags::SIZE)?;
+        let kind = FileType::from_raw_mode(RawMode::from(stat.stx_mode));
         let end = offset.checked_add(len as u64);
-        if metadata.is_file() && end.is_none_or(|end| end > metadata.len()) {
+        let is_regular = kind == FileType::RegularFile;
+        if is_regular && end.is_none_or(|end| end > stat.stx_size) {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 "the file ends before the region",
