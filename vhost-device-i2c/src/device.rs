@@ -505,7 +505,8 @@ impl Device for Adapter {
 
     fn negotiated(&mut self, features: u64) -> Result<(), Refused> {
         if features & ZERO_LENGTH_REQUEST == 0 {
-            let why = "the driver does not take VIRTIO_I2C_F_ZERO_LENGTH_REQUEST, which it must";
+            let why = "the guest's driver has not accepted VIRTIO_I2C_F_ZERO_LENGTH_REQUEST, which \
+                       it must; perhaps its front-end does not offer it";
             return Err(Refused(why.to_owned()));
         }
         Ok(())

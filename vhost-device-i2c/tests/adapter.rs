@@ -10,7 +10,8 @@ use support::{
     Daemon, ERR, FAIL_NEXT, Message, OK, PROGRAM, ZERO_LENGTH_REQUEST, buses, options, requests,
     statuses, submit, transfer,
 };
-use vhost_device_driver::{Buffer, Driver};
+use vhost_device_driver::guest::{ALL_STEPS, Step};
+use vhost_device_driver::{Buffer, Driver, Frontend};
 
 const EEPROM: u8 = 0x50;
 const REGISTERS: u8 = 0x20;
@@ -52,6 +53,33 @@ fn i1_i2_zero_length_requests_are_offered_and_must_be_taken() {
         assert_works(&mut daemon.guest("s"), 0x11);
         daemon.stop();
     }
+}
+
+/// QEMU asks for no answer: the driver goes on as if its features had been accepted.
+#[test]
+fn i2_c4_a_driver_that_was_refused_is_not_served() {
+    let daemon = Daemon::start(&["-l", "sim"]);
+    let frontend = Frontend::connect(daemon.path("s")).unwrap();
+    let without = options().without_features(ZERO_LENGTH_REQUEST);
+    let mut guest = Driver::prepare(frontend, without);
+    let is_features = |step: &Step| *step == Step::SetFeatures;
+    let at = ALL_STEPS.iter().position(is_features).unwrap();
+    guest.run(&ALL_STEPS[..at]).unwrap();
+    guest.frontend.set_need_reply(false);
+    guest.run(&ALL_STEPS[at..]).unwrap();
+    submit(&mut guest, Message::Write(REGISTERS, &[0, 1]), 0);
+    guest.queues[0].kick();
+    // More round trips than there are messages in a turn of the session's.
+    (0..70).for_each(|_| guest.frontend.sync().unwrap());
+    assert!(!guest.queues[0].ring.has_used());
+    assert_eq!(guest.queues[0].take_calls(), 0);
+    daemon.wait_for_log("has not accepted VIRTIO_I2C_F_ZERO_LENGTH_REQUEST");
+    // With it, the same request is done.
+    let features = guest.features() | ZERO_LENGTH_REQUEST;
+    guest.set_features(features).unwrap();
+    guest.queues[0].wait_used(support::DEADLINE);
+    drop(guest);
+    daemon.stop();
 }
 
 #[test]

@@ -2,8 +2,10 @@
 //! a front-end that sends half a message and waits must not stop its guest's queues, nor keep
 //! the daemon from ending. Nor must one that does not read its answers.
 //!
-//! One message is answered here: a `SET_VRING_ADDR` with misaligned addresses, which the `vhost`
-//! crate takes for a broken connection, though it is an error that a front-end can be told of.
+//! Two kinds of messages are answered here, which the `vhost` crate takes for a broken connection,
+//! though they are errors that a front-end can be told of: a `SET_VRING_ADDR` with misaligned
+//! addresses, and messages about the configuration without `VHOST_USER_PROTOCOL_F_CONFIG`: crosvm
+//! sends those whatever was negotiated.
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -41,6 +43,8 @@ pub(crate) enum Inbox {
     NoRoomForFds,
     /// A message that must fail: ring addresses that are misaligned.
     Misaligned(Header),
+    /// A message about the configuration, which must fail if the front-end may not send it.
+    Config(Header),
 }
 
 /// The fields of a message's header that matter here.
@@ -81,8 +85,8 @@ pub(crate) fn look(stream: &UnixStream) -> Result<Inbox, Errno> {
     if queued < HEADER {
         return Ok(Inbox::Incomplete);
     }
-    let (header, fds) = match peek_header(stream)? {
-        Peeked::Header(header, fds) => (header, fds),
+    let header = match peek_header(stream)? {
+        Peeked::Header(header) => header,
         Peeked::BadFds => return Ok(Inbox::BadFds),
         Peeked::NoRoomForFds => return Ok(Inbox::NoRoomForFds),
     };
@@ -91,7 +95,7 @@ pub(crate) fn look(stream: &UnixStream) -> Result<Inbox, Errno> {
         return Ok(Inbox::Incomplete);
     }
     // Anything else about it that is wrong is for the message layer to find.
-    let sound = header.flags & !NEED_REPLY == VERSION && fds == 0;
+    let sound = header.flags & !NEED_REPLY == VERSION;
     let set_vring_addr = header.request == FrontendReq::SET_VRING_ADDR as u32;
     if set_vring_addr && header.size == VRING_ADDR && sound {
         let mut bytes = [0; HEADER + VRING_ADDR];
@@ -102,18 +106,25 @@ pub(crate) fn look(stream: &UnixStream) -> Result<Inbox, Errno> {
             return Ok(Inbox::Misaligned(header));
         }
     }
+    let config = [FrontendReq::GET_CONFIG, FrontendReq::SET_CONFIG];
+    let is_config = config
+        .iter()
+        .any(|request| header.request == *request as u32);
+    if is_config && header.size <= MAX_BODY && sound {
+        return Ok(Inbox::Config(header));
+    }
     Ok(Inbox::Message)
 }
 
 /// What lies at the front of the socket.
 enum Peeked {
-    /// A header, and how many file descriptors come with it.
-    Header(Header, usize),
+    Header(Header),
     BadFds,
     NoRoomForFds,
 }
 
-/// The header that is in the socket. File descriptors that do not fit the message layer are
+/// The header that is in the socket. The kernel shows file descriptors too: those of the first
+/// message that has any, whether it is this one or one behind it. File descriptors that do not fit the message layer are
 /// found here: it would take them for a passing shortage and wait for more.
 fn peek_header(stream: &UnixStream) -> Result<Peeked, Errno> {
     let mut bytes = [0; HEADER];
@@ -131,7 +142,7 @@ fn peek_header(stream: &UnixStream) -> Result<Peeked, Errno> {
         return Ok(Peeked::NoRoomForFds);
     }
     match Header::parse(&bytes) {
-        Some(header) if peeked.bytes == HEADER => Ok(Peeked::Header(header, count)),
+        Some(header) if peeked.bytes == HEADER => Ok(Peeked::Header(header)),
         _ => Ok(Peeked::BadFds),
     }
 }
@@ -151,18 +162,41 @@ fn is_misaligned(body: &[u8]) -> Option<bool> {
     Some(descriptor % 16 != 0 || used % 4 != 0 || available % 2 != 0)
 }
 
-/// Takes the message with `header` from the socket, and says that it failed if the front-end
-/// wants to know.
+/// Takes the whole message with `header` from the socket. Whether no file descriptors came with it,
+/// which none of these messages has.
+pub(crate) fn take(stream: &UnixStream, header: Header) -> Result<bool, Errno> {
+    let mut message = [0; HEADER + MAX_BODY];
+    let len = message.len().min(HEADER + header.size);
+    let message = message.get_mut(..len).unwrap_or_default();
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    // What comes is closed with the buffer.
+    let mut fds = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let taken = recvmsg(stream, &mut [IoSliceMut::new(message)], &mut fds, flags)?;
+    Ok(taken.bytes == len && fds.drain().next().is_none())
+}
+
+/// Says that the message with `header` failed: always where the answer is a configuration, which has
+/// no bytes then, else if the front-end wants to know.
 pub(crate) fn refuse(stream: &UnixStream, header: Header, reply_ack: bool) -> Result<(), Errno> {
-    let mut bytes = [0; HEADER + VRING_ADDR];
-    recv(stream, &mut bytes, RecvFlags::DONTWAIT)?;
-    if reply_ack && header.flags & NEED_REPLY != 0 {
-        let mut reply = Vec::with_capacity(HEADER + 8);
-        for word in [header.request, VERSION | REPLY, 8] {
-            reply.extend_from_slice(&word.to_ne_bytes());
-        }
-        reply.extend_from_slice(&1u64.to_ne_bytes());
-        send(stream, &reply, SendFlags::NOSIGNAL)?;
+    if header.request == FrontendReq::GET_CONFIG as u32 {
+        reply(stream, header, &[])
+    } else if reply_ack && header.flags & NEED_REPLY != 0 {
+        reply(stream, header, &1u64.to_ne_bytes())
+    } else {
+        Ok(())
     }
+}
+
+/// Answers the message with `header`.
+fn reply(stream: &UnixStream, header: Header, body: &[u8]) -> Result<(), Errno> {
+    // A few bytes.
+    let size = body.len() as u32;
+    let head = [header.request, VERSION | REPLY, size].map(u32::to_ne_bytes);
+    send(
+        stream,
+        &[head.as_flattened(), body].concat(),
+        SendFlags::NOSIGNAL,
+    )?;
     Ok(())
 }

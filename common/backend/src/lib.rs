@@ -42,7 +42,7 @@ pub use device::{Description, Device, QueueIndex, Refused, Resume, TURN};
 pub use features::{Feature, UnknownFeature};
 pub use memory_file::MemoryFs;
 pub use rate_limit::RateLimit;
-pub use session::{End, Error, Logs, Options, Queues, serve};
+pub use session::{End, Error, Logs, Options, Queues, publish, serve};
 pub use spin::Cores;
 pub use table::{Limits, MAX_MEM_SLOTS};
 pub use timer::Timer;

@@ -29,7 +29,7 @@ fn refused(why: impl Display) -> Error {
 
 impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
     fn set_owner(&mut self) -> Result<()> {
-        Ok(())
+        self.begin().map_err(refused)
     }
 
     /// Deprecated; the specification lets a back-end ignore it.
@@ -160,18 +160,17 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
         size: u32,
         _flags: VhostUserConfigFlags,
     ) -> Result<Vec<u8>> {
-        self.read_config(offset, size)
-            .map(<[u8]>::to_vec)
-            .ok_or(Error::InvalidParam)
+        self.read_config(offset, size).ok_or(Error::InvalidParam)
     }
 
+    /// Nothing in it may be written: whatever a guest does, that is no failure of its front-end.
     fn set_config(
         &mut self,
         _offset: u32,
         _buf: &[u8],
         _flags: VhostUserConfigFlags,
     ) -> Result<()> {
-        Err(refused("the device's configuration cannot be written"))
+        Ok(())
     }
 
     /// The answer is not a number that could say no: a log that cannot be used ends the session.

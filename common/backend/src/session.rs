@@ -120,11 +120,11 @@ pub(crate) enum MessageError {
     NoVring(u32),
     #[error("vring {0} is running")]
     Running(u32),
-    #[error("features that were not offered: {0}")]
+    #[error("no vring runs, as features were accepted that were not offered: {0}")]
     NotOffered(Names),
-    #[error("ring features cannot change while vrings run")]
+    #[error("no vring runs, as ring features changed while some did")]
     RingFeatures,
-    #[error("the device refuses the features: {0}")]
+    #[error("no vring runs, as the device cannot work with these features: {0}")]
     Device(#[from] Refused),
     #[error("vring {index}: {source}")]
     Vring { index: u32, source: VringError },
@@ -145,6 +145,9 @@ pub(crate) enum MessageError {
     #[error("the region for requests in flight cannot be used: {0}")]
     InflightFile(#[from] FileError),
 }
+
+/// The most bytes of configuration space in a message (vhost-user "Virtio device config space").
+const MAX_CONFIG: u32 = 256;
 
 /// The longest dirty log: a bit for each page of 2⁴⁶ bytes.
 const MAX_LOG: u64 = 1 << (46 - 12 - 3);
@@ -170,6 +173,13 @@ impl Resume for Queues<'_> {
         let mut queues = self.vrings.iter().filter_map(|vring| vring.queue.as_ref());
         queues.any(|queue| queue.would_rewind(kept))
     }
+}
+
+/// Shows drivers what a device has answered, on all of its queues: the last queue first, whatever
+/// the device was called for. What a request brings back from an event queue is there before the
+/// request's own answer, as a driver that has seen the answer does not expect it any more.
+pub fn publish<Q>(queues: &mut [Q], publish: impl FnMut(&mut Q)) {
+    queues.iter_mut().rev().for_each(publish);
 }
 
 /// What an event on the epoll means.
@@ -351,13 +361,12 @@ impl<D: Device> Loop<D> {
                 }
                 Inbox::BadFds => return Err(vhost::vhost_user::Error::IncorrectFds.into()),
                 Inbox::Misaligned(header) => {
-                    let mut session = self.session();
-                    session.refused("ring addresses are misaligned");
-                    let reply_ack = session.reply_ack && session.told_features;
-                    drop(session);
-                    inbox::refuse(&self.inbox, header, reply_ack)
-                        .map_err(system("answer the front-end"))?;
+                    self.refuse(header, "ring addresses are misaligned")?
                 }
+                Inbox::Config(header) if !self.session().config => {
+                    self.refuse(header, "CONFIG was not negotiated")?;
+                }
+                Inbox::Config(_) => self.handle_message()?,
                 Inbox::Incomplete if self.hung_up => return self.hang_up().map(Some),
                 Inbox::Incomplete => {
                     self.readable = false;
@@ -379,6 +388,18 @@ impl<D: Device> Loop<D> {
         }
     }
 
+    /// Refuses the message that is in the socket, and does not let the message layer see it.
+    fn refuse(&self, header: inbox::Header, why: &str) -> Result<(), Error> {
+        if !inbox::take(&self.inbox, header).map_err(system("read the socket"))? {
+            return Err(vhost::vhost_user::Error::IncorrectFds.into());
+        }
+        let mut session = self.session();
+        session.refused(why);
+        let reply_ack = session.reply_ack && session.told_features;
+        drop(session);
+        inbox::refuse(&self.inbox, header, reply_ack).map_err(system("answer the front-end"))
+    }
+
     fn hang_up(&self) -> Result<End, Error> {
         match rustix::io::ioctl_fionread(&self.inbox) {
             Ok(0) => Ok(End::Disconnected),
@@ -393,15 +414,19 @@ pub(crate) struct Session<D> {
     name: String,
     spin: Spin,
     epoll: Arc<Epoll>,
-    /// What the device and the ring offer, and what was accepted of it.
+    /// What the device and the ring offer.
     offered: u64,
-    accepted: u64,
+    /// What the front-end accepted of it with the last `SET_FEATURES`; nothing when that was refused,
+    /// or has not come. Then no ring runs.
+    accepted: Option<u64>,
     /// What the user does not want to be offered.
     withheld: Withheld,
     /// The front-end has asked what is offered. Before that, the message layer acknowledges
     /// nothing.
     told_features: bool,
     reply_ack: bool,
+    /// Messages about the configuration were negotiated.
+    config: bool,
     table: Table,
     memory: GuestMemory,
     vrings: Vec<Vring>,
@@ -437,9 +462,10 @@ impl<D: Device> Session<D> {
             name: options.name.clone(),
             spin: Spin::new(options.poll, options.cores.clone()),
             epoll,
-            accepted: 0,
+            accepted: None,
             told_features: false,
             reply_ack: false,
+            config: false,
             table: Table::default(),
             memory: GuestMemory::default(),
             log: None,
@@ -488,21 +514,21 @@ impl<D: Device> Session<D> {
     pub(crate) fn set_protocol(&mut self, features: u64) {
         let has = |feature: VhostUserProtocolFeatures| features & feature.bits() != 0;
         self.reply_ack = has(VhostUserProtocolFeatures::REPLY_ACK);
+        self.config = has(VhostUserProtocolFeatures::CONFIG);
         self.inflight_outlives_stop = has(VhostUserProtocolFeatures::GET_VRING_BASE_INFLIGHT);
     }
 
+    /// Takes the features that the front-end accepts. Those that are refused take the place of what
+    /// was accepted before all the same: the driver works with them, and perhaps nobody has asked for
+    /// an answer.
     pub(crate) fn negotiate(&mut self, features: u64) -> Result<(), MessageError> {
-        let unknown = features & !self.offered();
-        if unknown != 0 {
-            return Err(MessageError::NotOffered(Names(unknown)));
-        }
-        let running = self.vrings.iter().any(|vring| vring.queue.is_some());
-        if running && ring_features(features) != self.ring_features() {
-            return Err(MessageError::RingFeatures);
-        }
-        self.device.negotiated(features & self.offered)?;
         let packed = self.ring_features().packed;
-        self.accepted = features;
+        let checked = self.check_features(features);
+        self.accepted = checked.is_ok().then_some(features);
+        if let Err(why) = checked {
+            self.wake_all();
+            return Err(why);
+        }
         let has_run = self.vrings.iter().any(|vring| vring.stopped_at.is_some());
         if has_run && self.ring_features().packed != packed {
             // Another driver: what the region says is of the other kind.
@@ -511,21 +537,53 @@ impl<D: Device> Session<D> {
                 .for_each(|index| self.forget_inflight(index));
         }
         self.log_writes();
-        // Without PROTOCOL_FEATURES there is no message to enable a ring: it may run now.
-        (0..)
-            .take(self.vrings.len())
-            .for_each(|index| self.wake(index));
+        self.wake_all();
         Ok(())
     }
 
-    fn ring_features(&self) -> RingFeatures {
-        ring_features(self.accepted)
+    fn check_features(&mut self, features: u64) -> Result<(), MessageError> {
+        let unknown = features & !self.offered();
+        if unknown != 0 {
+            return Err(MessageError::NotOffered(Names(unknown)));
+        }
+        if self.runs() && ring_features(features) != self.ring_features() {
+            return Err(MessageError::RingFeatures);
+        }
+        Ok(self.device.negotiated(features & self.offered)?)
     }
 
-    pub(crate) fn read_config(&self, offset: u32, size: u32) -> Option<&[u8]> {
-        let start = usize::try_from(offset).ok()?;
-        let end = start.checked_add(usize::try_from(size).ok()?)?;
-        self.device.config().get(start..end)
+    /// Whether no queue runs, or which does.
+    fn check_stopped(&self) -> Result<(), MessageError> {
+        let mut vrings = (0..).zip(&self.vrings);
+        match vrings.find(|(_, vring)| vring.queue.is_some()) {
+            Some((index, _)) => Err(MessageError::Running(index)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether any queue runs.
+    fn runs(&self) -> bool {
+        self.vrings.iter().any(|vring| vring.queue.is_some())
+    }
+
+    fn ring_features(&self) -> RingFeatures {
+        ring_features(self.accepted())
+    }
+
+    fn accepted(&self) -> u64 {
+        self.accepted.unwrap_or(0)
+    }
+
+    /// As many bytes of the configuration as were asked for, zeros behind the device's own: a
+    /// front-end may not know where they end, and some take a refusal for the end of the guest.
+    pub(crate) fn read_config(&self, offset: u32, size: u32) -> Option<Vec<u8>> {
+        if size > MAX_CONFIG {
+            return None;
+        }
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let own = self.device.config().get(start..).unwrap_or_default();
+        let bytes = own.iter().copied().chain(std::iter::repeat(0));
+        Some(bytes.take(usize::try_from(size).ok()?).collect())
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -577,16 +635,17 @@ impl<D: Device> Session<D> {
         if begins_anew {
             self.forget_inflight(index);
         }
-        let running = self.vrings.iter().any(|vring| vring.queue.is_some());
-        if begins_anew && !running {
+        if begins_anew && !self.runs() {
             log::debug!("{}: the driver begins anew", self.name);
             // Once for all of its vrings.
             for vring in &mut self.vrings {
                 vring.stopped_at = None;
             }
             self.device.reset();
-            // As before: it was accepted then, and is still in force.
-            self.device.negotiated(self.accepted & self.offered)?;
+            if let Some(features) = self.accepted {
+                // As before: it was accepted then, and is still in force.
+                self.device.negotiated(features & self.offered)?;
+            }
         }
         Ok(())
     }
@@ -685,12 +744,7 @@ impl<D: Device> Session<D> {
         size: u16,
     ) -> Result<(), MessageError> {
         self.check_trackable(queues, size)?;
-        if let Some(index) = (0..)
-            .zip(&self.vrings)
-            .find_map(|(index, vring)| vring.queue.as_ref().map(|_| index))
-        {
-            return Err(MessageError::Running(index));
-        }
+        self.check_stopped()?;
         // No more than is needed, whatever the front-end says.
         let len = len.min(InflightRegion::len_for(queues, size));
         // Fits: below 2^37.
@@ -725,7 +779,7 @@ impl<D: Device> Session<D> {
 
     /// The dirty log, while the front-end wants it.
     fn log_in_force(&self) -> Option<Arc<DirtyLog>> {
-        let wanted = self.accepted & VhostUserVirtioFeatures::LOG_ALL.bits() != 0;
+        let wanted = self.accepted() & VhostUserVirtioFeatures::LOG_ALL.bits() != 0;
         self.log.clone().filter(|_| wanted)
     }
 
@@ -788,11 +842,23 @@ impl<D: Device> Session<D> {
         }
     }
 
-    /// Lets the queue of a vring run if it is started and enabled, and stops it if it is not.
+    /// The same for all vrings.
+    fn wake_all(&mut self) {
+        (0..)
+            .take(self.vrings.len())
+            .for_each(|index| self.wake(index));
+    }
+
+    /// Lets the queue of a vring run if it is started and enabled and the features are settled, and
+    /// stops it if that is not so.
     fn wake(&mut self, index: u32) {
         let features = self.ring_features();
+        // Without PROTOCOL_FEATURES there is no message to enable a ring.
         let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
-        let always_enabled = self.accepted & protocol == 0;
+        let always_enabled = self
+            .accepted
+            .is_some_and(|features| features & protocol == 0);
+        let settled = self.accepted.is_some();
         let place = usize::try_from(index).ok();
         let vring = place.and_then(|place| self.vrings.get(place));
         let begins = vring.is_some_and(|vring| vring.queue.is_none());
@@ -803,7 +869,7 @@ impl<D: Device> Session<D> {
         else {
             return;
         };
-        if !vring.started || !(vring.enabled || always_enabled) {
+        if !settled || !vring.started || !(vring.enabled || always_enabled) {
             // It is there, and has nothing that could fail.
             let _ = self.halt(index);
             return;
@@ -878,19 +944,17 @@ impl<D: Device> Session<D> {
             };
             // Fits: there are at most 65535 vrings.
             self.device.queue_stopping(index as QueueIndex, &mut queues);
+            publish(&mut self.vrings, Vring::publish);
         }
         let features = self.ring_features();
         let vring = self.vring(index)?;
         vring.pending = false;
-        let Some(mut queue) = vring.queue.take() else {
+        let Some(queue) = vring.queue.take() else {
             // A kick that has come stays for whoever resumes.
             return Ok(vring.base(features));
         };
         // Before the look at what is left: a kick that comes later stays as well.
         vring.take_kicks();
-        if queue.publish() {
-            vring.call();
-        }
         // Fits: there are at most 65535 vrings.
         self.device.queue_stopped(index as QueueIndex);
         let stopped = queue.stop();
@@ -941,22 +1005,40 @@ impl<D: Device> Session<D> {
         Ok(())
     }
 
-    /// Back to the state before the first message, but for the memory (`RESET_DEVICE`). The
-    /// queues are left as they are: the driver has taken them back.
+    /// The front-end begins: it has not said anything yet but what a front-end may say before
+    /// (`SET_OWNER`). QEMU keeps its connection when a device is taken out, and libkrun says this each
+    /// time the guest's driver is ready; neither takes its memory back.
+    pub(crate) fn begin(&mut self) -> Result<(), MessageError> {
+        // Memory would go that the queue is in.
+        self.check_stopped()?;
+        let has_begun = self.accepted.is_some() || self.vrings.iter().any(Vring::is_set_up);
+        if has_begun {
+            log::debug!("{}: the front-end begins anew", self.name);
+            self.reset();
+        }
+        self.log = None;
+        self.inflight = None;
+        self.table = Table::default();
+        self.memory = GuestMemory::default();
+        self.watch_mappings();
+        Ok(())
+    }
+
+    /// Back to the state of a new device (`RESET_DEVICE`), with the memory, the log, and the region
+    /// for requests in flight. Err and call fds stay: QEMU sends an err fd once. The queues are left
+    /// as they are: the driver has taken them back.
     pub(crate) fn reset(&mut self) {
         for index in 0..self.vrings.len() {
             let Some(vring) = self.vrings.get_mut(index) else {
                 continue;
             };
-            let vring = std::mem::take(vring);
-            unwatch(&self.epoll, &vring.kick);
-            drop(vring);
+            unwatch(&self.epoll, &vring.reset());
             // Fits: there are at most 65535 vrings.
             let index = index as QueueIndex;
             self.device.queue_stopped(index);
             self.forget_inflight(index.into());
         }
-        self.accepted &= VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+        self.accepted = None;
         self.device.reset();
     }
 
@@ -967,8 +1049,8 @@ impl<D: Device> Session<D> {
         };
         // Fits: it was counted up from 0 over a list.
         self.device.on_event(source as usize, &mut queues);
+        publish(&mut self.vrings, Vring::publish);
         for vring in &mut self.vrings {
-            vring.publish();
             // A queue that was full of kept requests may have room now.
             vring.pending |= vring.queue.is_some();
         }
@@ -1034,11 +1116,7 @@ impl<D: Device> Session<D> {
             };
             self.device.queue_drained(number, &mut queues);
         }
-        // The last queue first: what a request brings back from an event queue is there before
-        // its answer.
-        for vring in self.vrings.iter_mut().rev() {
-            vring.publish();
-        }
+        publish(&mut self.vrings, Vring::publish);
     }
 
     /// How long the thread may sleep, in milliseconds as for `epoll_wait`. Asks all drivers for

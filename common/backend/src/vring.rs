@@ -206,6 +206,25 @@ impl Vring {
         }
     }
 
+    /// Back to the state of a new vring, but for the fds that it signals. Returns the kick.
+    pub(crate) fn reset(&mut self) -> Kick {
+        let fresh = Self {
+            call: self.call.take(),
+            err: self.err.take(),
+            ..Self::default()
+        };
+        std::mem::replace(self, fresh).kick
+    }
+
+    /// Whether the front-end has said more of it than what it signals.
+    pub(crate) fn is_set_up(&self) -> bool {
+        self.size != 0
+            || self.enabled
+            || self.addresses.is_some()
+            || self.base.is_some()
+            || !matches!(self.kick, Kick::Unset)
+    }
+
     pub(crate) fn set_call(&mut self, fd: Option<File>) -> Result<(), Errno> {
         self.call = fd.map(never_blocking).transpose()?;
         Ok(())

@@ -1,6 +1,6 @@
 //! Queues of a device and their driver on the same guest memory, in one process.
 
-use vhost_device_backend::Resume;
+use vhost_device_backend::{Resume, publish};
 use vhost_device_driver::{Layout, SplitRing, Used};
 use vhost_device_model::{addresses, map};
 use vhost_device_queue::{ChainError, Config, GuestMemory, Kept, Queue, Request};
@@ -87,7 +87,7 @@ impl Rig {
                 Err(error) => bad.push(error),
             }
         }
-        queue.publish();
+        self.publish();
         bad
     }
 
@@ -97,10 +97,14 @@ impl Rig {
             queues: &mut self.queues,
             memory: &self.memory,
         });
-        // The last one first, as a session does.
-        for queue in self.queues.iter_mut().rev() {
+        self.publish();
+    }
+
+    /// Shows the driver what was answered, by the rule of the sessions.
+    fn publish(&mut self) {
+        publish(&mut self.queues, |queue| {
             queue.publish();
-        }
+        });
     }
 
     /// Takes the ring of queue `index` back and gives the device a new one in its place: kept

@@ -6,6 +6,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod features;
+mod frontends;
 mod hostile;
 mod inflight;
 mod log;

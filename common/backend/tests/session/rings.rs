@@ -508,6 +508,32 @@ fn v7_what_the_device_keeps_is_dropped_with_the_connection() {
 }
 
 #[test]
+fn answers_of_an_event_are_shown_the_last_queue_first() {
+    use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+
+    let (mut guest, session) = running();
+    // What becomes ready first is told first.
+    let order = epoll::create(CreateFlags::CLOEXEC).unwrap();
+    for queue in 0..guest.queues.len() {
+        guest.submit(queue, Command::Keep);
+        guest.queues[queue].kick();
+        session.wait_until(|record| record.kept == queue + 1);
+        assert!(!guest.queues[queue].ring.arm_calls());
+        guest.queues[queue].take_calls();
+        let data = EventData::new_u64(queue as u64);
+        epoll::add(&order, &guest.queues[queue].call, data, EventFlags::IN).unwrap();
+    }
+    // One event for all of them.
+    rustix::io::write(&session.release, &3u64.to_ne_bytes()).unwrap();
+    session.wait_until(|record| record.kept == 0);
+    settle(&guest.frontend);
+    let mut events = [const { std::mem::MaybeUninit::uninit() }; 4];
+    let (events, _) = epoll::wait(&order, &mut events, None).unwrap();
+    let queues: Vec<_> = events.iter().map(|event| event.data.u64()).collect();
+    assert_eq!(queues, [2, 1, 0]);
+}
+
+#[test]
 fn dropped_requests_go_back_with_length_0() {
     let (mut guest, _session) = running();
     let id = guest.submit(0, Command::Drop);
