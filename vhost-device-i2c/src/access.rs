@@ -9,8 +9,17 @@ use crate::address::Address;
 pub struct Grant {
     /// The position of the bus in the list of all.
     pub bus: usize,
-    /// Which addresses; all of them when empty.
+    /// Which addresses: see [`is_granted`].
     pub ranges: Vec<RangeInclusive<Address>>,
+}
+
+/// Whether an address is among these. No ranges are the whole bus, but for the general call: that
+/// one reaches all devices at once, those of other guests too, so it has to be named.
+pub fn is_granted(ranges: &[RangeInclusive<Address>], address: Address) -> bool {
+    match ranges.is_empty() {
+        true => address != Address::GENERAL_CALL,
+        false => ranges.iter().any(|range| range.contains(&address)),
+    }
 }
 
 /// Lists of addresses that contradict each other.
@@ -62,12 +71,9 @@ impl Access {
     }
 
     fn add(&mut self, names: &[&str], grant: &Grant) -> Result<(), AccessError> {
-        let ranges = &grant.ranges;
-        let granted =
-            |address| ranges.is_empty() || ranges.iter().any(|range| range.contains(&address));
         let name = |bus: usize| names.get(bus).copied().unwrap_or_default().to_owned();
         for (place, address) in self.0.iter_mut().zip(Address::all()) {
-            if !granted(address) {
+            if !is_granted(&grant.ranges, address) {
                 continue;
             }
             let route = place.get_or_insert(Route {
@@ -86,7 +92,8 @@ impl Access {
     }
 
     /// Lets only writes of up to `pointer` bytes through to those of these addresses that are in
-    /// the list: writes that say where the next read begins.
+    /// the list: writes that say where the next read begins. What is written to the general call
+    /// would reach them too and says no such thing, so nothing is let through to that on their bus.
     pub fn protect(&mut self, range: &RangeInclusive<Address>, pointer: usize) {
         for (place, address) in self.0.iter_mut().zip(Address::all()) {
             if let Some(route) = place
@@ -95,9 +102,22 @@ impl Access {
                 route.longest_write = Some(pointer);
             }
         }
+        let is_protected = |route: &Route| route.longest_write.is_some();
+        let protected: Vec<_> = self
+            .0
+            .iter()
+            .flatten()
+            .filter(|r| is_protected(r))
+            .collect();
+        let general = self.route(Address::GENERAL_CALL);
+        let reaches = general.is_some_and(|general| protected.iter().any(|r| r.bus == general.bus));
+        if reaches && let Some(Some(general)) = self.0.get_mut(Address::GENERAL_CALL.index()) {
+            general.longest_write = Some(0);
+        }
     }
 
-    /// The addresses of a bus for the log, in hex: all, or single ones and ranges.
+    /// The addresses of a bus for the log, in hex: all (but for the general call), or single ones
+    /// and ranges.
     pub fn describe(&self, bus: usize) -> String {
         let own = |route: Option<Route>| route.filter(|route| route.bus == bus);
         let routes: Vec<_> = Address::all()
@@ -106,13 +126,21 @@ impl Access {
         let alike = |one: &(Address, Option<Route>), next: &(Address, Option<Route>)| {
             one.1 == next.1 && one.0.is_ten_bit() == next.0.is_ten_bit()
         };
+        let is_free = |route: &Option<Route>| route.is_some_and(|r| r.longest_write.is_none());
+        let mut others = routes
+            .iter()
+            .filter(|(address, _)| *address != Address::GENERAL_CALL);
+        if others.all(|(_, route)| is_free(route)) {
+            return match own(self.route(Address::GENERAL_CALL)) {
+                None => "all addresses but 0x00, the general call".to_owned(),
+                Some(_) => "all addresses".to_owned(),
+            };
+        }
         let mut parts = Vec::new();
-        let mut is_all = true;
         for run in routes.chunk_by(alike) {
             let (Some(&(first, route)), Some(&(last, _))) = (run.first(), run.last()) else {
                 continue;
             };
-            is_all &= route.is_some_and(|route| route.longest_write.is_none());
             let Some(route) = route else {
                 continue;
             };
@@ -125,10 +153,7 @@ impl Access {
                 Some(_) => format!("{range} (read-only)"),
             });
         }
-        match is_all {
-            true => "all addresses".to_owned(),
-            false => parts.join(", "),
-        }
+        parts.join(", ")
     }
 
     /// The addresses in the list, each with the position of its bus.
@@ -171,9 +196,33 @@ mod tests {
     }
 
     #[test]
-    fn test_a_bus_without_addresses_has_them_all() {
+    fn test_a_bus_without_addresses_has_all_but_the_general_call() {
         let access = Access::new(&["a"], &[grant(0, &[])]).unwrap();
-        assert!(Address::all().all(|address| access.route(address).is_some()));
+        let missing: Vec<_> = Address::all()
+            .filter(|&a| access.route(a).is_none())
+            .collect();
+        assert_eq!(missing, [Address::GENERAL_CALL]);
+        let access = Access::new(&["a"], &[grant(0, &[0x00, 0x50])]).unwrap();
+        assert!(
+            access.route(Address::GENERAL_CALL).unwrap().may_write(2),
+            "it is named"
+        );
+    }
+
+    #[test]
+    fn test_the_general_call_writes_to_nothing_that_is_read_only() {
+        let one = |number| Address::Seven(number)..=Address::Seven(number);
+        let grants = [grant(0, &[0x00, 0x50]), grant(1, &[0x48])];
+        let general = |protected| {
+            let mut access = Access::new(&["a", "b"], &grants).unwrap();
+            access.protect(&one(protected), 2);
+            let route = access.route(Address::GENERAL_CALL).unwrap();
+            (0..=2).rev().find(|&length| route.may_write(length))
+        };
+        assert_eq!(general(0x50), Some(0), "what is written reaches 0x50");
+        assert_eq!(general(0x00), Some(0), "no pointer is written there");
+        assert_eq!(general(0x48), Some(2), "that is on another bus");
+        assert_eq!(general(0x51), Some(2), "that is not granted");
     }
 
     #[test]
@@ -223,12 +272,20 @@ mod tests {
         );
         assert_eq!(access.describe(1), "0x7f");
         let mut all = Access::new(&["a"], &[grant(0, &[])]).unwrap();
-        assert_eq!(all.describe(0), "all addresses");
+        assert_eq!(all.describe(0), "all addresses but 0x00, the general call");
         all.protect(&(Address::Seven(0x50)..=Address::Seven(0x57)), 2);
         assert_eq!(
             all.describe(0),
-            "0x00-0x4f, 0x50-0x57 (read-only), 0x58-0x7f, 0x00-0x3ff (10 bits)"
+            "0x01-0x4f, 0x50-0x57 (read-only), 0x58-0x7f, 0x00-0x3ff (10 bits)"
         );
+        let general = Grant {
+            bus: 0,
+            ranges: vec![Address::GENERAL_CALL..=Address::GENERAL_CALL],
+        };
+        let mut all = Access::new(&["a"], &[grant(0, &[]), general]).unwrap();
+        assert_eq!(all.describe(0), "all addresses");
+        all.protect(&(Address::Seven(0x50)..=Address::Seven(0x50)), 2);
+        assert!(all.describe(0).starts_with("0x00 (read-only), 0x01-0x4f, "));
     }
 
     #[test]

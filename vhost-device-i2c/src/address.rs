@@ -21,6 +21,9 @@ pub enum Address {
 }
 
 impl Address {
+    /// Whoever listens to it takes what is written to it, whatever its own address is.
+    pub const GENERAL_CALL: Self = Self::Seven(0);
+
     /// How many addresses there are: [`Address::index`] is below.
     pub const COUNT: usize = SEVEN_BIT as usize + TEN_BIT as usize;
 

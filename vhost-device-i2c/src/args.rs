@@ -6,13 +6,14 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::access::is_granted;
 use crate::address::Address;
 
 /// What the user of the I2C daemon chooses.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// The buses, and the addresses on each that a guest reaches [default: all of them]; once for
-    /// all guests, or once for each guest, in their order.
+    /// The buses, and the addresses on each that a guest reaches [default: all but 0x00, the general
+    /// call]; once for all guests, or once for each guest, in their order.
     ///
     /// A bus is its number, its name, its path (/dev/i2c-1), `sim` or `sim-smbus` (simulators).
     /// Addresses are hex with 0x and decimal without (0x50 is 80), single or ranges, for example
@@ -67,14 +68,14 @@ impl DeviceList {
 pub struct BusList {
     /// Which bus.
     pub bus: BusSpec,
-    /// The addresses; all of them when empty.
+    /// The addresses; the whole bus when empty.
     pub ranges: Vec<RangeInclusive<Address>>,
 }
 
 impl BusList {
     /// Whether this address of the bus is in it.
     pub fn has(&self, address: Address) -> bool {
-        self.ranges.is_empty() || self.ranges.iter().any(|range| range.contains(&address))
+        is_granted(&self.ranges, address)
     }
 }
 

@@ -34,7 +34,7 @@ const OK: u8 = 0;
 const ERR: u8 = 1;
 
 /// The most that is written into a request: a message of Linux, whose length has 16 bits, and
-/// its status. A guest could else have 4 GiB of zeros written, request for request.
+/// its status. Without a limit, a guest could have 4 GiB of zeros written for each request.
 const MAX_ANSWER: usize = u16::MAX as usize + 1;
 
 /// The most bytes of messages that are stored for requests that wait: what a guest can make the
@@ -69,10 +69,14 @@ impl OutHeader {
 /// Why a request is answered with ERR before it reaches its bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
+    #[error("a request without a header")]
+    NoHeader,
     #[error("the address field {0:#06x} is no address")]
     Address(u16),
     #[error("the address {0} is not for this guest")]
     Denied(Address),
+    #[error("the general call, address 0x00, is not for this guest: --device-list has to name it")]
+    GeneralCall,
     #[error("the address {0} is read-only")]
     ReadOnly(Address),
     #[error("the bus has no 10-bit addresses, as in {0}")]
@@ -175,25 +179,25 @@ impl Adapter {
 
     /// Answers a request, or puts it behind those that wait.
     fn take(&mut self, mut request: Request<'_>) {
-        let room = request.writable_len();
-        let Ok(header) = request.reader().read_obj::<OutHeader>() else {
-            self.spoil_group();
-            return;
-        };
-        if room == 0 || room > MAX_ANSWER {
-            if header.has(FAIL_NEXT) {
+        let header = request.reader().read_obj::<OutHeader>().ok();
+        // One without a header does not say whether its group goes on: one that is open does.
+        let goes_on = header.map_or(self.open.is_some(), |header| header.has(FAIL_NEXT));
+        let Some(room) = request.writable_len().checked_sub(1) else {
+            if goes_on {
                 self.open_group();
             }
             self.spoil_group();
-            self.end_group_unless(header.has(FAIL_NEXT));
+            self.end_group_unless(goes_on);
             return;
-        }
-        let plan = self.plan(header, request.reader().remaining(), room - 1);
-        if self.is_idle() && !self.slow && !header.has(FAIL_NEXT) {
+        };
+        let sent = request.reader().remaining();
+        let plan = header.ok_or(Refusal::NoHeader);
+        let plan = plan.and_then(|header| self.plan(header, sent, room));
+        if self.is_idle() && !self.slow && !goes_on {
             self.answer_alone(request, plan);
         } else {
             self.add_to_group(request, plan);
-            self.end_group_unless(header.has(FAIL_NEXT));
+            self.end_group_unless(goes_on);
         }
     }
 
@@ -201,7 +205,10 @@ impl Adapter {
     fn plan(&self, header: OutHeader, sent: usize, room: usize) -> Result<Plan, Refusal> {
         let field = u16::from_le_bytes(header.addr);
         let address = Address::decode(field).ok_or(Refusal::Address(field))?;
-        let route = self.access.route(address).ok_or(Refusal::Denied(address))?;
+        let route = self.access.route(address).ok_or(match address {
+            Address::GENERAL_CALL => Refusal::GeneralCall,
+            _ => Refusal::Denied(address),
+        })?;
         let read = header.has(READ);
         let (length, other) = if read { (room, sent) } else { (sent, room) };
         if other > 0 {
@@ -229,19 +236,20 @@ impl Adapter {
     /// Does a request that is no part of a group.
     fn answer_alone(&mut self, mut request: Request<'_>, plan: Result<Plan, Refusal>) {
         let (reader, writer) = request.split();
-        let answered = match plan {
+        let done = match plan {
             Ok(plan) => self.transfer_alone(plan, reader, writer),
             Err(refusal) => {
                 self.log.refused(refusal);
-                write_failure(writer)
+                None
             }
         };
-        if answered.is_some() {
-            request.complete();
+        match done {
+            Some(()) => request.complete(),
+            None => fail(request),
         }
     }
 
-    /// `None` when the request is too short for what was planned, which cannot be.
+    /// `None` when it was not done.
     fn transfer_alone(
         &mut self,
         plan: Plan,
@@ -260,7 +268,7 @@ impl Adapter {
             }
             Err(failure) => {
                 self.slow |= self.log.failed(plan.bus, &**bus, plan.address, failure);
-                write_failure(writer)
+                None
             }
         }
     }
@@ -288,7 +296,7 @@ impl Adapter {
         self.stored += stored;
     }
 
-    /// A request that cannot be answered was dropped: if it is of a group, that must not be done
+    /// A request without room for a status was dropped: if it is of a group, that must not be done
     /// without it.
     fn spoil_group(&mut self) {
         self.log.malformed();
@@ -469,13 +477,9 @@ fn give_back(queues: &mut impl Resume, kept: Kept, answer: Option<&[u8]>) {
     let Some(mut request) = queues.resume(kept) else {
         return;
     };
-    let writer = request.writer();
-    let written = match answer {
-        Some(bytes) => write_success(writer, bytes),
-        None => write_failure(writer),
-    };
-    if written.is_some() {
-        request.complete();
+    match answer.and_then(|bytes| write_success(request.writer(), bytes)) {
+        Some(()) => request.complete(),
+        None => fail(request),
     }
 }
 
@@ -484,12 +488,17 @@ fn write_success(writer: &mut Writer<'_>, bytes: &[u8]) -> Option<()> {
     writer.write_all(&[OK]).ok()
 }
 
-/// The status is the last byte: what is before it becomes zeros, so that the used length covers
-/// it and nothing that was not read is taken for data.
-fn write_failure(writer: &mut Writer<'_>) -> Option<()> {
-    let before = writer.remaining().checked_sub(1)?;
-    writer.write_zeros(before).ok()?;
-    writer.write_all(&[ERR]).ok()
+/// The status is the last byte. What is before it becomes zeros, so that nothing that was not read
+/// is taken for data; where that would be too much, it stays as it is.
+fn fail(mut request: Request<'_>) {
+    let writer = request.writer();
+    let before = writer.remaining().saturating_sub(1);
+    if before < MAX_ANSWER && writer.write_zeros(before).is_ok() && writer.write_all(&[ERR]).is_ok()
+    {
+        request.complete();
+    } else {
+        request.complete_with_last(ERR);
+    }
 }
 
 impl Device for Adapter {

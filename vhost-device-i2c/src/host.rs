@@ -18,6 +18,17 @@ pub const MAX_MESSAGES: usize = 42;
 /// The longest message: what the kernel's `i2c-dev` takes.
 pub const MAX_MESSAGE_LEN: usize = 8192;
 
+/// In what steps adapters count the time that they wait for an answer: the unit of the kernel's
+/// `I2C_TIMEOUT`.
+pub const TIMEOUT_STEP: Duration = Duration::from_millis(10);
+
+/// The timeout that is in force when this one is asked for: rounded up to whole steps.
+pub fn timeout_in_force(wanted: Duration) -> Duration {
+    let steps = wanted.as_nanos().div_ceil(TIMEOUT_STEP.as_nanos());
+    // More than 2³² steps are more than the kernel takes.
+    TIMEOUT_STEP * u32::try_from(steps).unwrap_or(u32::MAX)
+}
+
 /// What an adapter can do: the `I2C_FUNC_…` bits of the kernel's `linux/i2c.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Functionality(pub u32);
@@ -158,7 +169,7 @@ pub trait Bus: Debug + Send + Sync {
     /// What it can do.
     fn functionality(&self) -> Functionality;
 
-    /// Sets how long it waits for an answer, for everyone who uses it.
+    /// Sets how long it waits for an answer, for everyone who uses it: see [`timeout_in_force`].
     ///
     /// # Errors
     /// The kernel's.
@@ -182,6 +193,15 @@ pub trait Bus: Debug + Send + Sync {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn test_timeouts_are_whole_steps_of_10_ms() {
+        for (wanted, in_force) in [(1, 10), (7, 10), (10, 10), (11, 20), (1000, 1000)] {
+            let wanted = Duration::from_millis(wanted);
+            assert_eq!(timeout_in_force(wanted), Duration::from_millis(in_force));
+        }
+        assert!(timeout_in_force(Duration::MAX) > Duration::from_secs(1_000_000));
+    }
 
     #[test]
     fn i10_an_smbus_adapter_has_no_ten_bit_addresses() {

@@ -24,6 +24,7 @@ pub mod log;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ use crate::check::Contradiction;
 use crate::device::Adapter;
 use crate::host::linux::{Linux, OpenError};
 use crate::host::sim::Sim;
-use crate::host::{Bus, BusId, Functionality};
+use crate::host::{Bus, BusId, Functionality, TIMEOUT_STEP, timeout_in_force};
 use crate::log::Log;
 
 /// What a simulator's LM75 measures when the user does not say.
@@ -180,6 +181,25 @@ fn distinct(guests: &[Guest]) -> BTreeMap<BusId, Arc<dyn Bus>> {
     buses.map(|bus| (bus.id(), Arc::clone(bus))).collect()
 }
 
+/// What is said of timeouts that no adapter has as they are given, and what is in force instead.
+fn rounded(settings: &[Setting<NonZeroU32>]) -> Vec<String> {
+    let rounded = settings.iter().filter_map(|setting| {
+        let wanted = Duration::from_millis(setting.value.get().into());
+        let in_force = timeout_in_force(wanted);
+        (in_force != wanted).then(|| {
+            let bus = setting.bus.as_ref();
+            let bus = bus.map_or_else(String::new, |bus| format!("{bus}="));
+            format!(
+                "--timeout {bus}{}: adapters count in steps of {} ms, so {} ms are in force",
+                wanted.as_millis(),
+                TIMEOUT_STEP.as_millis(),
+                in_force.as_millis()
+            )
+        })
+    });
+    rounded.collect()
+}
+
 /// Applies a setting to the buses that it names: first what is for all, then what is for one.
 fn configure<T: Copy + Into<u32>>(
     option: &'static str,
@@ -315,6 +335,9 @@ impl Backend for I2c {
             &mut opener,
             |bus, ms| bus.set_timeout(Duration::from_millis(ms.into())),
         )?;
+        rounded(&args.timeout)
+            .iter()
+            .for_each(|line| ::log::warn!("{line}"));
         configure("--retries", &args.retries, &buses, &mut opener, |bus, n| {
             bus.set_retries(n)
         })?;
@@ -375,7 +398,7 @@ mod tests {
                 "guest 0: bus sim: 0x32",
                 "guest 0: bus sim1: 0x51, 0x52-0x53 (read-only), 0x55 (read-only)",
                 "guests 1 to 2: bus sim: 0x20",
-                "guest 3: bus sim: all addresses",
+                "guest 3: bus sim: all addresses but 0x00, the general call",
             ]
         );
     }
@@ -420,6 +443,18 @@ mod tests {
                 .map(|s| s.1)
         };
         assert_eq!([last("sim0"), last("sim1")], [Some(1), Some(3)]);
+    }
+
+    #[test]
+    fn test_timeouts_that_no_adapter_has_are_told() {
+        let settings = ["7", "20", "sim=11"].map(|text| text.parse().unwrap());
+        assert_eq!(
+            rounded(&settings),
+            [
+                "--timeout 7: adapters count in steps of 10 ms, so 10 ms are in force",
+                "--timeout sim=11: adapters count in steps of 10 ms, so 20 ms are in force",
+            ]
+        );
     }
 
     #[test]

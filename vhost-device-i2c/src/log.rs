@@ -39,7 +39,7 @@ impl Log {
         limited!(
             self.malformed,
             Warn,
-            "{}: a request without a header or without room for a status goes back empty",
+            "{}: a request without room for a status goes back empty",
             self.guest
         );
     }

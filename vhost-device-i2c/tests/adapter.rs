@@ -281,19 +281,28 @@ fn test_bad_requests_do_not_stop_the_good_ones() {
         guest
             .memory
             .write(header, &[REGISTERS << 1, 0, 0, 0, 0, 0, 0, 0]);
+        let status = guest.alloc(1);
         let hostile = [
-            vec![Buffer::readable(header, 8)],
-            vec![Buffer::readable(header, 3), Buffer::writable(header, 1)],
-            vec![Buffer::writable(header, 1)],
+            (vec![Buffer::readable(header, 8)], 0),
             // Nowhere in memory.
-            vec![Buffer::readable(0x10, 8), Buffer::writable(header, 1)],
+            (
+                vec![Buffer::readable(0x10, 8), Buffer::writable(status, 1)],
+                0,
+            ),
+            // Too short for a header: it is told so.
+            (
+                vec![Buffer::readable(header, 3), Buffer::writable(status, 1)],
+                1,
+            ),
+            (vec![Buffer::writable(status, 1)], 1),
         ];
-        for buffers in &hostile {
+        for (buffers, used) in &hostile {
+            guest.memory.write(status, &[0xee]);
             guest.queues[0].submit(buffers).unwrap();
-        }
-        guest.queues[0].notify();
-        for _ in &hostile {
-            assert_eq!(guest.queues[0].wait_used(support::DEADLINE).len, 0);
+            guest.queues[0].notify();
+            assert_eq!(guest.queues[0].wait_used(support::DEADLINE).len, *used);
+            let expected = if *used == 0 { 0xee } else { ERR };
+            assert_eq!(guest.memory.read_vec(status, 1), [expected]);
         }
         assert_works(&mut guest, 0x22);
     }
@@ -352,6 +361,53 @@ fn test_a_bus_that_is_stuck_holds_up_nobody_on_another() {
     one.queues[0].notify();
     assert_works(&mut two, 0x33);
     assert!(one.queues[0].try_wait_used(Duration::ZERO).is_none());
+}
+
+/// While one guest waits for the bus after `messages`, another and the control socket go on.
+fn holds_up_nobody(messages: &[(Message<'_>, u32)]) {
+    let directory = tempfile::tempdir().unwrap();
+    let control = directory.path().join("control");
+    // It waits for longer than anybody else does.
+    let settings = ["--timeout", "3600000", "--retries", "4294967295"];
+    let control_at = ["--sim-control", control.to_str().unwrap()];
+    let daemon = Daemon::start(&[&["-c", "2", "-l", "sim"], &settings[..], &control_at].concat());
+    let [mut waiting, mut free] = ["s0", "s1"].map(|name| daemon.guest(name));
+    for &(message, flags) in messages {
+        submit(&mut waiting, message, flags);
+    }
+    waiting.queues[0].notify();
+    for value in 0..20 {
+        assert_works(&mut free, value);
+    }
+    let mut client = BufReader::new(UnixStream::connect(&control).unwrap());
+    client
+        .get_ref()
+        .set_read_timeout(Some(support::DEADLINE))
+        .unwrap();
+    writeln!(client.get_mut(), "sim temperature=3").unwrap();
+    client.read_line(&mut String::new()).unwrap();
+    assert_eq!(read_register(&mut free, LM75, 0, 2), [3, 0]);
+    assert!(waiting.queues[0].try_wait_used(Duration::ZERO).is_none());
+}
+
+#[test]
+fn test_a_guest_whose_bus_is_stuck_holds_up_nobody_on_it() {
+    let write = Message::Write(TROUBLEMAKER, &[1, 1]);
+    holds_up_nobody(&[(write, FAIL_NEXT), (Message::Read(TROUBLEMAKER, 1), 0)]);
+}
+
+#[test]
+fn test_a_guest_whose_bus_is_busy_holds_up_nobody_on_it() {
+    // It makes it busy for itself each time that it is tried again.
+    let write = Message::Write(TROUBLEMAKER, &[2, 255]);
+    holds_up_nobody(&[(write, FAIL_NEXT), (Message::Read(TROUBLEMAKER, 1), 0)]);
+}
+
+#[test]
+fn test_timeouts_that_no_adapter_has_are_logged() {
+    let daemon = Daemon::start(&["-l", "sim", "--timeout", "7"]);
+    daemon.wait_for_log("--timeout 7: adapters count in steps of 10 ms, so 10 ms are in force");
+    daemon.stop();
 }
 
 #[test]
@@ -435,6 +491,17 @@ fn v9_what_cannot_be_had_ends_with_status_1() {
         assert!(text.contains(message), "{arguments:?}: {text}");
     }
     assert!(!std::path::Path::new(socket).exists());
+}
+
+#[test]
+fn test_the_general_call_has_to_be_named() {
+    let daemon = Daemon::start(&["-c", "2", "-l", "sim", "-l", "sim,sim:0x00"]);
+    daemon.wait_for_log("guest 0: bus sim: all addresses but 0x00, the general call");
+    daemon.wait_for_log("guest 1: bus sim: all addresses\n");
+    let mut guest = daemon.guest("s0");
+    let call = transfer(&mut guest, &[Message::Write(0, &[6])]);
+    assert_eq!(statuses(&call), [ERR]);
+    daemon.wait_for_log("the general call, address 0x00, is not for this guest");
 }
 
 #[test]

@@ -225,6 +225,21 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// Writes the last byte that there is room for, wherever the writer is. It is not counted.
+    pub(crate) fn write_last(&self, byte: u8) {
+        let mut cursor = self.cursor.clone();
+        while let Some(piece) = cursor.piece() {
+            let len = piece.len();
+            if len == cursor.left {
+                piece
+                    .offset(len - 1)
+                    .map(|last| last.copy_from(&[byte]))
+                    .ok();
+            }
+            cursor.advance(len);
+        }
+    }
+
     /// Takes at most `count` bytes from `source`, straight into guest memory, until it gives no
     /// more.
     ///

@@ -65,6 +65,16 @@ impl QueueLog {
         }
     }
 
+    /// Marks the last byte of a chain's writable buffers.
+    pub(crate) fn mark_last(&self, writable: &[Segment]) {
+        let last = writable.iter().rfind(|segment| segment.len > 0);
+        if let Some(last) = last {
+            // Fits: a segment was found in a region, which does not go beyond 2^64.
+            let addr = last.guest_addr.saturating_add(last.len as u64 - 1);
+            self.dirty.mark(addr, 1);
+        }
+    }
+
     /// Marks `len` bytes of the used ring, from `offset`.
     pub(crate) fn mark_used(&self, offset: usize, len: usize) {
         if let Some(used) = self.used {

@@ -84,6 +84,16 @@ impl<'a> Request<'a> {
         this.ring.answer(ticket, written as u32, &buffers, written);
     }
 
+    /// Returns the request to the driver with `status` in the last byte of its room, and nothing
+    /// else written now: for one whose room is too large to fill it up to there. The used length
+    /// is that of what was written before, as it counts from the first byte and may be less than
+    /// was written (VIRTIO 1.4 §2.7.8).
+    pub fn complete_with_last(self, status: u8) {
+        self.writer.write_last(status);
+        self.ring.mark_last(&self.buffers);
+        self.complete();
+    }
+
     /// Puts the request aside, to be answered through [`Queue::resume`](crate::Queue::resume).
     /// What was read or written so far is forgotten: it begins again.
     pub fn keep(self) -> Kept {

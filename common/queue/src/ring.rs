@@ -446,6 +446,13 @@ impl Ring {
         }
     }
 
+    /// Logs that the last byte of what may be written for the driver was written.
+    pub(crate) fn mark_last(&self, buffers: &Buffers<'_>) {
+        if let Some(log) = &self.log {
+            log.mark_last(buffers.writable());
+        }
+    }
+
     #[inline]
     fn mark_wish(&self) {
         if let Some(log) = &self.log {

@@ -2,12 +2,14 @@
 
 mod rig;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rig::{Rig, SEAM, Setup, echo};
+use rig::{DATA, Rig, SEAM, Setup, echo};
 use vhost_device_driver::split::{VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE};
 use vhost_device_driver::{Buffer, Descriptor};
-use vhost_device_queue::{ChainError, Queue, RingError};
+use vhost_device_queue::memory::Mapping;
+use vhost_device_queue::{ChainError, DirtyLog, Queue, QueueLog, RingError};
 
 /// All ways to cut `len` bytes into at most `pieces` parts, empty ones among them.
 fn cuts(len: u32, pieces: u32) -> Vec<Vec<u32>> {
@@ -356,6 +358,51 @@ fn r9_the_used_length_is_what_was_written_from_the_first_byte() {
         assert_eq!(filled, written);
         assert!(bytes[..written].iter().all(|byte| *byte == 0xaa));
     }
+}
+
+#[test]
+fn r9_a_status_in_the_last_byte_alone_is_not_counted() {
+    const PAGE: u64 = 0x1000;
+    for cut in [&[5][..], &[1], &[2, 3], &[2, 0], &[4, 1]] {
+        let mut rig = Rig::new(Setup::default());
+        let log = vhost_device_driver::GuestMemory::new(&[(0, PAGE)]);
+        let file = log.regions()[0].fd().try_clone_to_owned().expect("an fd");
+        let bits = Mapping::new(&file.into(), 0, PAGE as usize).expect("a mapping");
+        rig.queue.set_log(Some(QueueLog {
+            dirty: Arc::new(DirtyLog::new(bits)),
+            used: None,
+        }));
+        // Each buffer ends with its page, and the next one is on another.
+        let buffers: Vec<_> = (2..)
+            .step_by(2)
+            .zip(cut)
+            .map(|(page, &len)| Buffer::writable(DATA + page * PAGE - u64::from(len), len))
+            .collect();
+        rig.ring.add(&buffers).expect("room");
+        rig.ring.publish();
+        rig.serve(|request| request.complete_with_last(0xaa));
+        assert_eq!(rig.ring.pop_used().expect("an answer").len, 0);
+        let mut bytes: Vec<u8> = buffers
+            .iter()
+            .flat_map(|buffer| rig.driver_memory.read_vec(buffer.addr, buffer.len as usize))
+            .collect();
+        assert_eq!(bytes.pop(), Some(0xaa), "{cut:?}");
+        assert!(bytes.iter().all(|&byte| byte == 0), "{cut:?}: {bytes:?}");
+        let last = buffers.iter().rfind(|buffer| buffer.len > 0);
+        let page = last.map_or(0, |last| last.addr / PAGE);
+        let mut marked = log.read_vec(0, PAGE as usize);
+        let byte = &mut marked[page as usize / 8];
+        assert_eq!(std::mem::take(byte), 1 << (page % 8), "{cut:?}");
+        assert!(marked.iter().all(|&byte| byte == 0), "{cut:?}");
+    }
+    // Without room there is nothing to write.
+    let mut rig = Rig::new(Setup::default());
+    let question = rig.readable(b"x");
+    rig.ring.add(&[question]).expect("room");
+    rig.ring.publish();
+    rig.serve(|request| request.complete_with_last(0xaa));
+    assert_eq!(rig.ring.pop_used().expect("an answer").len, 0);
+    rig.expect_service();
 }
 
 #[test]

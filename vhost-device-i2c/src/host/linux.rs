@@ -11,7 +11,9 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::smbus::{self, Call, MAX_BLOCK};
-use super::{Bus, BusId, Data, Failure, Functionality, MAX_MESSAGES, Message};
+use super::{
+    Bus, BusId, Data, Failure, Functionality, MAX_MESSAGES, Message, TIMEOUT_STEP, timeout_in_force,
+};
 use crate::address::Address;
 
 // linux/i2c-dev.h
@@ -34,8 +36,6 @@ const SMBUS_BLOCK_DATA: u32 = 5;
 const SMBUS_BLOCK_PROC_CALL: u32 = 7;
 const SMBUS_I2C_BLOCK_DATA: u32 = 8;
 
-/// The unit of `I2C_TIMEOUT`, in milliseconds.
-const TIMEOUT_UNIT: u128 = 10;
 /// Where the kernel lists its buses.
 const SYSFS: &str = "/sys/bus/i2c/devices";
 
@@ -353,11 +353,12 @@ fn functionality(fd: RawFd) -> io::Result<Functionality> {
     Ok(Functionality(functions as u32).usable())
 }
 
-/// The argument of `I2C_TIMEOUT`: in units of 10 ms, rounded up. The longest that the kernel takes
-/// stands for all that are longer.
+/// The argument of `I2C_TIMEOUT`, in its steps. The longest that the kernel takes, an `int`, stands
+/// for all that are longer.
 fn timeout_argument(timeout: Duration) -> u32 {
-    let units = timeout.as_millis().div_ceil(TIMEOUT_UNIT);
-    u32::try_from(units).unwrap_or(i32::MAX.unsigned_abs())
+    let steps = timeout_in_force(timeout).as_nanos() / TIMEOUT_STEP.as_nanos();
+    let longest = i32::MAX.unsigned_abs();
+    u32::try_from(steps).map_or(longest, |steps| steps.min(longest))
 }
 
 /// An ioctl whose argument is a number.

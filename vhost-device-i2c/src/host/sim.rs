@@ -8,18 +8,24 @@
 //! | 0x50 | 24c02 EEPROM: 256 bytes, written in pages of 8 |
 //! | 0x150 | registers as at 0x20, at a 10-bit address |
 
+//!
+//! Messages take no time. What would take time on a real bus, a device that holds the clock or a
+//! bus that is busy, is waited for without the bus: the other guests go on meanwhile.
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use rustix::thread::{NanosleepRelativeResult, Timespec, nanosleep};
 
+use self::turns::Turns;
 use super::smbus::{self, Call};
-use super::{Bus, BusId, Data, Failure, Functionality, Message};
+use super::{Bus, BusId, Data, Failure, Functionality, Message, timeout_in_force};
 use crate::address::Address;
+
+mod turns;
 
 /// A page of the EEPROM, in bytes.
 const PAGE: u8 = 8;
@@ -29,6 +35,10 @@ const STEPS: f32 = 2.0;
 /// How long the bus waits for a device that holds its clock: what Linux has for adapters whose
 /// drivers say nothing.
 const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a busy bus is left alone before it is tried again: about as long as a try takes on a
+/// real one.
+const PAUSE: Duration = Duration::from_micros(100);
 
 /// A device on the simulated bus.
 trait Chip: Debug + Send {
@@ -69,7 +79,7 @@ impl From<Trouble> for Errno {
 pub struct Sim {
     name: String,
     functionality: Functionality,
-    wires: Mutex<Wires>,
+    wires: Turns<Wires>,
 }
 
 /// What everyone who uses the bus shares.
@@ -99,7 +109,7 @@ impl Sim {
         Self {
             name,
             functionality,
-            wires: Mutex::new(Wires {
+            wires: Turns::new(Wires {
                 chips: BTreeMap::from(chips),
                 timeout: TIMEOUT,
                 retries: 0,
@@ -109,38 +119,49 @@ impl Sim {
 
     /// Changes the temperature at the LM75.
     pub fn set_temperature(&self, degrees: f32) {
-        let mut wires = self.wires();
-        let chip = wires.chips.get_mut(&Address::Seven(0x48));
-        if let Some(chip) = chip {
-            chip.set_temperature(degrees);
-        }
+        self.wires.take(|wires| {
+            let chip = wires.chips.get_mut(&Address::Seven(0x48));
+            if let Some(chip) = chip {
+                chip.set_temperature(degrees);
+            }
+        });
     }
 
-    fn wires(&self) -> MutexGuard<'_, Wires> {
-        // A chip is whole between its calls.
-        self.wires.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Puts messages on the wire. Nobody else uses it meanwhile, even if it is stuck.
+    /// Puts messages on the wire, and waits for as long as that would take.
     fn play(&self, messages: &mut [Message<'_>]) -> Result<(), Failure> {
-        let mut wires = self.wires();
-        let mut result = wires.play(messages);
-        let mut left = wires.retries;
         let start = Instant::now();
-        // As in the kernel, not beyond the timeout: a group may make the bus busy for itself each
-        // time, and others wait for the bus.
-        while left > 0
-            && result.is_err_and(|failure| failure.error == Errno::AGAIN)
-            && start.elapsed() < wires.timeout
-        {
-            left -= 1;
-            result = wires.play(messages);
+        let mut tries: u32 = 0;
+        loop {
+            let (result, timeout, retries) = self.wires.take(|wires| {
+                let result = wires.play(messages);
+                (result, wires.timeout, wires.retries)
+            });
+            match result {
+                // As in the kernel, not beyond the timeout: a group may make the bus busy for
+                // itself each time.
+                Err(Failure {
+                    error: Errno::AGAIN,
+                    ..
+                }) if tries < retries && start.elapsed() < timeout && sleep(PAUSE) => tries += 1,
+                Err(Failure {
+                    error: Errno::TIMEDOUT,
+                    ..
+                }) => {
+                    sleep(timeout);
+                    return result;
+                }
+                result => return result,
+            }
         }
-        if result.is_err_and(|failure| failure.error == Errno::TIMEDOUT) {
-            thread::sleep(wires.timeout);
-        }
-        result
     }
+}
+
+/// Sleeps for so long. False when a signal has come, which ends the sleep: whoever interrupts this
+/// thread wants its session to end.
+fn sleep(time: Duration) -> bool {
+    // A `u32` of milliseconds at most: it fits.
+    let time = Timespec::try_from(time).unwrap_or_default();
+    matches!(nanosleep(&time), NanosleepRelativeResult::Ok)
 }
 
 impl Wires {
@@ -175,12 +196,13 @@ impl Bus for Sim {
     }
 
     fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
-        self.wires().timeout = timeout;
+        let timeout = timeout_in_force(timeout);
+        self.wires.take(|wires| wires.timeout = timeout);
         Ok(())
     }
 
     fn set_retries(&self, retries: u32) -> io::Result<()> {
-        self.wires().retries = retries;
+        self.wires.take(|wires| wires.retries = retries);
         Ok(())
     }
 
@@ -450,8 +472,8 @@ mod tests {
     fn test_a_stuck_bus_is_given_up_after_the_timeout() {
         let bus = sim(false);
         bus.set_timeout(Duration::from_millis(1)).unwrap();
-        write(&bus, 0x30, &[1, 200]).unwrap();
-        for _ in 0..200 {
+        write(&bus, 0x30, &[1, 3]).unwrap();
+        for _ in 0..3 {
             let failure = write(&bus, 0x30, &[0]).unwrap_err();
             assert_eq!(failure, Failure::whole(Errno::TIMEDOUT));
         }
