@@ -7,6 +7,9 @@ use vhost_device_daemon::number_in;
 
 use crate::quota::{Limit, MAX_PERIOD};
 
+/// The period of `--max-bytes` when the user does not say, in milliseconds.
+const PERIOD: u64 = 60_000;
+
 /// What the user of the entropy daemon chooses.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -22,10 +25,10 @@ pub struct Args {
     #[arg(value_parser = number_in(1..=u64::MAX))]
     pub max_bytes: Option<u64>,
 
-    /// The length of the period of --max-bytes, in milliseconds.
-    #[arg(short, long, value_name = "MILLISECONDS", default_value_t = 60_000)]
+    /// The length of the period of --max-bytes, in milliseconds [default: 60000].
+    #[arg(short, long, value_name = "MILLISECONDS")]
     #[arg(value_parser = number_in(1..=MAX_PERIOD.as_millis() as u64))]
-    pub period: u64,
+    pub period: Option<u64>,
 }
 
 impl Args {
@@ -33,8 +36,17 @@ impl Args {
     pub fn limit(&self) -> Option<Limit> {
         Some(Limit {
             max_bytes: self.max_bytes?,
-            period: Duration::from_millis(self.period),
+            period: Duration::from_millis(self.period.unwrap_or(PERIOD)),
         })
+    }
+
+    /// What the user should know of options that do nothing. Scripts of others have them, so they
+    /// are no errors.
+    pub fn remark(&self) -> Option<&'static str> {
+        let is_idle = self.period.is_some() && self.max_bytes.is_none();
+        is_idle.then_some(
+            "--period does nothing without --max-bytes: guests have as many bytes as they like",
+        )
     }
 }
 
@@ -63,7 +75,16 @@ mod tests {
         let args = parse(&[]).unwrap();
         assert_eq!(args.filename, None);
         assert_eq!(args.limit(), None);
-        assert_eq!(parse(&["-p", "1000"]).unwrap().limit(), None);
+    }
+
+    #[test]
+    fn test_parse_a_period_without_a_limit_is_remarked_upon() {
+        let args = parse(&["-p", "1000"]).unwrap();
+        assert_eq!(args.limit(), None);
+        assert!(args.remark().unwrap().contains("--max-bytes"));
+        for said in [&["-m", "1", "-p", "1000"][..], &["-m", "1"], &[]] {
+            assert_eq!(parse(said).unwrap().remark(), None);
+        }
     }
 
     #[test]

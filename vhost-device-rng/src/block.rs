@@ -85,7 +85,7 @@ impl Drop for Block {
 }
 
 /// Zeroes `bytes`. The compiler must take it that they are looked at afterwards.
-fn wipe(bytes: &mut [u8]) {
+pub(crate) fn wipe(bytes: &mut [u8]) {
     bytes.fill(0);
     black_box(bytes);
 }

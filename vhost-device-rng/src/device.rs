@@ -17,7 +17,7 @@ use vhost_device_queue::{Kept, Request, Writer};
 use vm_memory::bitmap::BitmapSlice;
 use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice};
 
-use crate::block::Block;
+use crate::block::{Block, wipe};
 use crate::host::Source;
 use crate::quota::Lease;
 use crate::wake::Readiness;
@@ -30,7 +30,7 @@ const DEVICE_ID: u32 = 4;
 const MAX_ANSWER: usize = 64 * 1024;
 
 /// Up to here a request is answered from the block in stock; a larger one is filled by the
-/// source itself, one call and no copy.
+/// generator itself, one call and no copy.
 const SMALL: usize = 256;
 
 /// How many waiting requests are answered before the session's other business has its turn.
@@ -58,6 +58,8 @@ pub struct Entropy<S: Source> {
     source: Arc<S>,
     lease: Option<Lease>,
     block: Block,
+    /// What was read of a source that others read too, on its way into guest memory.
+    copy: Vec<u8>,
     waiting: VecDeque<Kept>,
     timer: Timer,
     readiness: Readiness,
@@ -110,6 +112,7 @@ impl<S: Source> Entropy<S> {
             source,
             lease,
             block: Block::new(),
+            copy: Vec::new(),
             waiting: VecDeque::new(),
             timer: Timer::new()?,
             readiness: Readiness::new()?,
@@ -185,7 +188,9 @@ impl<S: Source> Entropy<S> {
 
     /// Writes at most `count` bytes of the source, at least one, and returns how many.
     fn give(&mut self, writer: &mut Writer<'_>, count: usize) -> Result<usize, Later> {
-        let result = if count <= SMALL && self.source.is_plentiful() {
+        let result = if !self.source.is_plentiful() {
+            self.copy(writer, count)
+        } else if count <= SMALL {
             self.block.write_to(writer, count, &*self.source)
         } else {
             writer.write_from(&mut Direct(&*self.source), count)
@@ -203,6 +208,25 @@ impl<S: Source> Entropy<S> {
             }
             Err(error) => Err(Later::Failed(error)),
         }
+    }
+
+    /// Writes at most `count` bytes of a source that runs dry: one read, and a copy. The kernel locks
+    /// such a file while it copies from it. Into memory of a guest whose pages come slowly, from a
+    /// disk or from its front-end, that would be for as long as the guest likes, and all other
+    /// guests would wait.
+    fn copy(
+        &mut self,
+        writer: &mut Writer<'_>,
+        count: usize,
+    ) -> Result<usize, VolatileMemoryError> {
+        self.copy.resize(count, 0);
+        let read = self
+            .source
+            .read(&mut VolatileSlice::from(&mut self.copy[..]))?;
+        let bytes = self.copy.get_mut(..read).unwrap_or_default();
+        let written = writer.write_all(bytes).map_or(0, |()| read);
+        wipe(bytes);
+        Ok(written)
     }
 
     /// Sees to it that the device is woken when the first request can be answered.

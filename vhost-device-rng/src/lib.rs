@@ -53,6 +53,9 @@ impl Backend for Rng {
     };
 
     fn open(args: Args, guests: usize) -> Result<Self, OpenError> {
+        if let Some(remark) = args.remark() {
+            log::warn!("{remark}");
+        }
         let source = match &args.filename {
             Some(path) => Linux::open(path)?,
             None => Linux::kernel(),

@@ -120,6 +120,7 @@ fn v9_what_cannot_be_opened_ends_with_status_1() {
         (path("s"), path("missing"), "cannot open"),
         (path("s"), path("empty"), "is empty"),
         (path("s"), path("directory"), "not a file"),
+        (path("s"), "/dev/null".to_owned(), "at its end from the"),
         (path("missing/s"), "/dev/urandom".to_owned(), "must exist"),
         (path("empty"), "/dev/urandom".to_owned(), "not a socket"),
         (long, "/dev/urandom".to_owned(), "at most 107"),
@@ -127,6 +128,14 @@ fn v9_what_cannot_be_opened_ends_with_status_1() {
         refused(&os(&["-s", &socket, "-f", &file]), 1, message);
     }
     assert_eq!(entries(directory.path()), ["directory", "empty"]);
+}
+
+#[test]
+fn test_a_period_without_a_limit_is_told() {
+    let daemon = PROGRAM.start(&["-p", "1000"]);
+    daemon.wait_for_log("--period does nothing without --max-bytes");
+    assert_eq!(request(&mut daemon.guest("s", options()), 8).len(), 8);
+    daemon.stop();
 }
 
 #[test]

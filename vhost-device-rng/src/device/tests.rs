@@ -112,6 +112,22 @@ fn e1_a_request_is_filled() {
 }
 
 #[test]
+fn e1_a_source_of_all_guests_is_not_read_into_the_memory_of_one() {
+    // The kernel would hold the file's lock while the guest's pages come. A read of all pieces at
+    // once is one into memory of the device's own.
+    for (plentiful, reads) in [(false, vec![700]), (true, vec![300, 400])] {
+        let mut bench = Bench::new(Sim::new(plentiful));
+        let (one, two) = (bench.buffer(300), bench.buffer(400));
+        bench.submit_buffers(&[Buffer::writable(one, 300), Buffer::writable(two, 400)]);
+        assert_eq!(bench.used(), [700]);
+        assert_eq!(bench.source.reads(), reads);
+        assert_eq!(bench.bytes(one, 300), expected(0, 300));
+        assert_eq!(bench.bytes(two, 400), expected(300, 400));
+        assert!(bench.device.copy.iter().all(|&byte| byte == 0), "wiped");
+    }
+}
+
+#[test]
 fn e1_no_byte_is_given_twice() {
     let mut bench = Bench::new(Sim::new(true));
     let lengths = [64, 1, 256, 100, 3];

@@ -17,6 +17,9 @@ use super::Source;
 const MEMORY_DEVICES: u32 = 1;
 const RANDOM: [u32; 2] = [8, 9];
 
+/// How much is read of a source to see whether it gives anything.
+const SAMPLE: usize = 16;
+
 /// A file that cannot be a source.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -29,9 +32,27 @@ pub enum OpenError {
         .0.display()
     )]
     Kind(PathBuf),
-    /// It is a regular file of size 0.
-    #[error("{} is empty: guests would wait for random bytes forever", .0.display())]
+    /// It is a regular file in which there is nothing.
+    #[error(
+        "{} is empty, and guests would wait for ever: name a file with random bytes in it, or leave \
+         --filename out to have the kernel's generator",
+        .0.display()
+    )]
     Empty(PathBuf),
+    /// It is a device that gives nothing.
+    #[error(
+        "{} is at its end from the beginning, and guests would wait for ever: name a device that \
+         gives random bytes, or leave --filename out to have the kernel's generator",
+        .0.display()
+    )]
+    Nothing(PathBuf),
+    /// It cannot be read.
+    #[error(
+        "{} cannot be read: name another file, or leave --filename out to have the kernel's \
+         generator (/sys/class/misc/hw_random/rng_available lists what is behind /dev/hwrng)",
+        .0.display()
+    )]
+    Read(PathBuf, #[source] io::Error),
 }
 
 /// A source of the host.
@@ -64,14 +85,21 @@ impl Linux {
             open(path).map_err(|error| OpenError::Open(path.into(), error.into()))?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::CharacterDevice if is_kernel_generator(&stat) => return Ok(Self::kernel()),
-            FileType::CharacterDevice | FileType::Fifo => {}
-            FileType::RegularFile if stat.st_size == 0 => {
-                return Err(OpenError::Empty(path.into()));
+            // Looked into, it might have given what nobody gets; and its writer comes later.
+            FileType::Fifo => {}
+            FileType::CharacterDevice => {
+                let first = rustix::io::read(&file, &mut [0; SAMPLE]);
+                check_first(path, first, OpenError::Nothing)?;
             }
-            FileType::RegularFile => log::warn!(
-                "{} is a regular file: the same bytes after each start are not random",
-                path.display()
-            ),
+            FileType::RegularFile => {
+                // Its size says nothing in /proc and /sys.
+                let first = rustix::io::pread(&file, &mut [0; SAMPLE], 0);
+                check_first(path, first, OpenError::Empty)?;
+                log::warn!(
+                    "{} is a regular file: the same bytes after each start are not random",
+                    path.display()
+                );
+            }
             _ => return Err(OpenError::Kind(path.into())),
         }
         let pollable =
@@ -81,6 +109,20 @@ impl Linux {
             name: path.display().to_string(),
             pollable,
         }))
+    }
+}
+
+/// Refuses a source whose first read has given nothing, or failed otherwise than for having nothing
+/// yet.
+fn check_first(
+    path: &Path,
+    first: Result<usize, Errno>,
+    nothing: fn(PathBuf) -> OpenError,
+) -> Result<(), OpenError> {
+    match first {
+        Ok(0) => Err(nothing(path.into())),
+        Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+        Err(error) => Err(OpenError::Read(path.into(), error.into())),
     }
 }
 
@@ -209,12 +251,31 @@ mod tests {
         let empty = directory.path().join("empty");
         fs::write(&empty, "").unwrap();
         assert!(matches!(Linux::open(&empty), Err(OpenError::Empty(_))));
+        let nothing = Linux::open(Path::new("/dev/null"));
+        assert!(matches!(nothing, Err(OpenError::Nothing(_))));
         assert!(matches!(
             Linux::open(directory.path()),
             Err(OpenError::Kind(_))
         ));
         let missing = directory.path().join("missing");
         assert!(matches!(Linux::open(&missing), Err(OpenError::Open(..))));
+    }
+
+    #[test]
+    fn test_open_what_fails_at_once_is_refused_and_what_has_nothing_yet_is_not() {
+        let first = |first| check_first(Path::new("/f"), first, OpenError::Nothing);
+        assert!(matches!(first(Ok(0)), Err(OpenError::Nothing(_))));
+        let failed = first(Err(Errno::NODEV));
+        assert!(matches!(failed, Err(OpenError::Read(..))));
+        for good in [Ok(1), Ok(SAMPLE), Err(Errno::AGAIN)] {
+            assert!(first(good).is_ok());
+        }
+    }
+
+    #[test]
+    fn test_open_a_file_without_a_size_is_read_to_see_what_it_has() {
+        let source = Linux::open(Path::new("/proc/version")).unwrap();
+        assert_eq!(read(&source, 5).unwrap(), b"Linux", "nothing was lost");
     }
 
     #[test]
