@@ -47,7 +47,7 @@ pub struct Args {
     #[arg(value_parser = parse_temperature)]
     pub sim_temperature: Option<f32>,
 
-    /// A socket to change simulated devices by, with lines of text: `BUS temperature=DEGREES`.
+    /// A socket to see and change simulated devices by, in lines of text: `help` says how.
     #[arg(long, value_name = "PATH")]
     pub sim_control: Option<PathBuf>,
 }
@@ -224,11 +224,14 @@ fn parse_range(text: &str) -> Result<Option<RangeInclusive<Address>>, String> {
     let (first, last) = (address(first)?, address(last)?);
     if first.is_ten_bit() != last.is_ten_bit() {
         return Err(format!(
-            "{text} begins with 7-bit and ends with 10-bit addresses"
+            "{text} begins with a 7-bit address and ends with a 10-bit one: give two ranges, one up \
+             to 0x7f and one from 0x80 on"
         ));
     }
     if first > last {
-        return Err(format!("{text} ends before it begins"));
+        return Err(format!(
+            "{text} ends before it begins: write the lower address first"
+        ));
     }
     Ok(Some(first..=last))
 }
@@ -255,7 +258,7 @@ impl FromStr for ReadOnly {
         };
         let guest = guest.map(|guest| {
             let number = guest.parse();
-            number.map_err(|_| format!("{guest:?} is no number of a guest: they begin with 0"))
+            number.map_err(|_| format!("{guest:?} is no number of a guest: the first has 0"))
         });
         let (range, pointer) = addresses.split_once(':').unwrap_or((addresses, "1"));
         let range = parse_range(range)?.ok_or_else(|| {
@@ -279,11 +282,11 @@ pub trait Value: FromStr {
 }
 
 impl Value for NonZeroU32 {
-    const WHAT: &str = "number of milliseconds, 1 or more";
+    const WHAT: &str = "number of milliseconds from 1 to 4294967295";
 }
 
 impl Value for u32 {
-    const WHAT: &str = "number of times, 0 or more";
+    const WHAT: &str = "number of times from 0 to 4294967295";
 }
 
 impl<T: Value> FromStr for Setting<T> {
@@ -301,11 +304,18 @@ impl<T: Value> FromStr for Setting<T> {
     }
 }
 
-/// A temperature that an LM75 can tell, in degrees Celsius.
-pub(crate) fn parse_temperature(text: &str) -> Result<f32, String> {
+/// What an LM75 can measure, in degrees Celsius.
+pub(crate) const MEASURABLE: RangeInclusive<f32> = -55.0..=125.0;
+
+/// A temperature that an LM75 can measure.
+fn parse_temperature(text: &str) -> Result<f32, String> {
     match text.parse() {
-        Ok(degrees) if (-55.0..=125.0).contains(&degrees) => Ok(degrees),
-        _ => Err("an LM75 tells degrees from -55 to 125, for example 30.5".to_owned()),
+        Ok(degrees) if MEASURABLE.contains(&degrees) => Ok(degrees),
+        _ => Err(format!(
+            "an LM75 measures from {} to {} degrees Celsius: write a number like 30.5",
+            MEASURABLE.start(),
+            MEASURABLE.end()
+        )),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Two names may be one bus, which only the host knows: what depends on that is found when the
 //! buses are open.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use crate::address::Address;
@@ -13,8 +14,8 @@ use crate::args::{Args, BusList, BusSpec, DeviceList, ReadOnly, Setting};
 pub enum Contradiction {
     /// Neither one list nor one for each guest.
     #[error(
-        "--device-list is given {lists} times, and there are {guests} guests: give it once for all \
-         guests, or once for each (--socket-count says how many there are)"
+        "--device-list is given {lists} times, and there {}: give it once for all guests, or once \
+         for each (--socket-count says how many there are)", are_guests(*.guests)
     )]
     Lists {
         /// How many lists.
@@ -36,7 +37,10 @@ pub enum Contradiction {
         second: String,
     },
     /// There are none to be granted.
-    #[error("{bus} has no 10-bit addresses, and --device-list names {address}")]
+    #[error(
+        "{bus} has no 10-bit addresses, which are those from 0x80 on, and --device-list names \
+         {address}: leave it out"
+    )]
     TenBit {
         /// The bus.
         bus: String,
@@ -62,7 +66,8 @@ pub enum Contradiction {
     },
     /// There is no such guest.
     #[error(
-        "--read-only names guest {guest}: the guests are counted from 0, and there are {guests}"
+        "--read-only names guest {guest}: guests are counted from 0, and there {}",
+        are_guests(*.guests)
     )]
     NoGuest {
         /// The guest.
@@ -84,12 +89,14 @@ pub enum Contradiction {
         second: usize,
     },
     /// A setting of a bus that no list names.
-    #[error("{option} names the bus {bus}, which --device-list does not")]
+    #[error("{option} names the bus {bus}, which --device-list does not: it names {known}")]
     NoSuchBus {
         /// The option.
         option: &'static str,
         /// The bus that it names.
         bus: String,
+        /// Those that it could name.
+        known: String,
     },
     /// Two values for the same.
     #[error("{option} is given twice for {bus}: give it once")]
@@ -104,6 +111,14 @@ pub enum Contradiction {
         "{0} is for simulators, and --device-list names none (sim, sim0, sim-smbus, …): leave it out"
     )]
     NothingSimulated(&'static str),
+}
+
+/// How many guests there are, behind "there".
+fn are_guests(guests: usize) -> String {
+    match guests {
+        1 => "is 1 guest".to_owned(),
+        guests => format!("are {guests} guests"),
+    }
 }
 
 /// An address as those write it who mean hex, and as those who do not.
@@ -221,6 +236,12 @@ fn check_read_only(read_only: &[ReadOnly], lists: &[&DeviceList]) -> Result<(), 
     Ok(())
 }
 
+/// Names of buses for an error, each once.
+pub(crate) fn each_once(names: impl Iterator<Item = String>) -> String {
+    let names: BTreeSet<_> = names.collect();
+    names.into_iter().collect::<Vec<_>>().join(", ")
+}
+
 fn check_settings<T>(
     option: &'static str,
     settings: &[Setting<T>],
@@ -230,8 +251,12 @@ fn check_settings<T>(
         if let Some(bus) = &setting.bus
             && buses.iter().all(|other| other.is_another_than(bus))
         {
-            let bus = bus.to_string();
-            return Err(Contradiction::NoSuchBus { option, bus });
+            let known = buses.iter().map(|bus| bus.to_string());
+            return Err(Contradiction::NoSuchBus {
+                option,
+                bus: bus.to_string(),
+                known: each_once(known),
+            });
         }
         let mut before = settings.iter().take(position);
         if before.any(|other| other.bus == setting.bus) {
@@ -268,26 +293,30 @@ mod tests {
             (
                 1,
                 "-l sim0 -l sim1",
-                "given 2 times, and there are 1 guests",
+                "given 2 times, and there is 1 guest: give",
             ),
             (3, "-l sim0 -l sim1", "give it once for all guests"),
             (1, "-l sim0,sim1", "both bus sim0 and bus sim1"),
             (1, "-l 1:0x50,2:0x48-0x57", "0x50 on both bus 1 and bus 2"),
             (1, "-l sim:0x50,/dev/i2c-1", "0x50 on both"),
-            (1, "-l sim-smbus:0x48:0x150", "names 0x150 (10 bits)"),
+            (1, "-l sim-smbus:0x48:0x150", "names 0x150 (10 bits): leave"),
             (1, "-l sim:0x50 --read-only 50", "0x32 (50 in decimal)"),
             (1, "-l sim:0x50 --read-only 0=0x51", "for guest 0"),
             (
                 2,
                 "-l 1 --read-only 2=0x50",
-                "counted from 0, and there are 2",
+                "counted from 0, and there are 2 guests",
             ),
             (
                 1,
                 "-l 1 --read-only 0x50-0x57 --read-only 0x56-0x5f:2",
                 "both 1 and 2 bytes be written to the address 0x56",
             ),
-            (1, "-l sim --timeout sim1=100", "names the bus sim1"),
+            (
+                1,
+                "-l sim:0x50,sim0:0x20,sim:0x51 --timeout sim1=100",
+                "names the bus sim1, which --device-list does not: it names sim, sim0",
+            ),
             (1, "-l 1 --retries 2=1", "names the bus 2"),
             (1, "-l 1 --retries 1 --retries 2", "twice for all buses"),
             (

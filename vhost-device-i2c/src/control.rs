@@ -1,23 +1,23 @@
 //! The simulators' control socket (`--sim-control`): changes simulated devices while they run.
 //!
-//! Lines of text, each ended by a newline, and each with an answer:
+//! It speaks [`vhost_device_daemon::control`]'s language. What there is to see and to set:
 //!
-//! | from the client | to the client |
+//! | name | is |
 //! |---|---|
-//! | `BUS temperature=DEGREES` | `BUS temperature=DEGREES`: the LM75 of the simulator `BUS` measures this now |
-//! | anything else | `error: …` |
-//!
-//! It is [`vhost_device_daemon::control`]'s socket.
+//! | `BUS.temperature` | what the LM75 of the simulator `BUS` measures |
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use vhost_device_daemon::Listener;
-use vhost_device_daemon::control::{self, ControlError};
+use vhost_device_daemon::control::{self, Control, ControlError, Item, number};
 
-use crate::args::parse_temperature;
+use crate::args::MEASURABLE;
 use crate::host::sim::Sim;
+
+/// What comes behind the name of a bus.
+const TEMPERATURE: &str = ".temperature";
 
 /// Listens at `path`, for as long as the process lives. The file is there for as long as what is
 /// returned.
@@ -28,49 +28,82 @@ pub(crate) fn start(
     path: &Path,
     sims: BTreeMap<String, Arc<Sim>>,
 ) -> Result<Listener, ControlError> {
-    control::start(path, move |line| {
-        obey(line, &sims)?;
-        Ok(line.to_owned())
-    })
+    control::serve(path, Simulators(sims))
 }
 
-/// Does what a line says.
-fn obey(line: &str, sims: &BTreeMap<String, Arc<Sim>>) -> Result<(), String> {
-    let wanted = line.split_once(' ').and_then(|(bus, setting)| {
-        let degrees = setting.strip_prefix("temperature=")?;
-        Some((bus, degrees))
-    });
-    let (bus, degrees) = wanted.ok_or("that is not BUS temperature=DEGREES")?;
-    let sim = sims
-        .get(bus)
-        .ok_or_else(|| format!("no guest has the simulator {bus}"))?;
-    sim.set_temperature(parse_temperature(degrees)?);
-    Ok(())
+/// All simulators, by their names.
+struct Simulators(BTreeMap<String, Arc<Sim>>);
+
+impl Control for Simulators {
+    fn items(&self) -> Vec<Item> {
+        let items = self.0.iter().map(|(bus, sim)| Item {
+            name: format!("{bus}{TEMPERATURE}"),
+            value: sim.temperature().to_string(),
+            takes: Some(format!(
+                "degrees Celsius, {} to {}, in halves",
+                MEASURABLE.start(),
+                MEASURABLE.end()
+            )),
+        });
+        items.collect()
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let bus = name.strip_suffix(TEMPERATURE);
+        let sim = bus.and_then(|bus| self.0.get(bus));
+        let sim = sim.ok_or_else(|| format!("{name} is no temperature of a simulator"))?;
+        sim.set_temperature(number(value, MEASURABLE)?);
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn sims() -> BTreeMap<String, Arc<Sim>> {
-        let sim = Sim::standard("sim1".to_owned(), false, 25.0);
-        BTreeMap::from([("sim1".to_owned(), Arc::new(sim))])
+    fn simulators() -> Simulators {
+        let sims = ["sim", "sim-smbus1"].map(|name| {
+            let sim = Sim::standard(name.to_owned(), name.contains("smbus"), 25.0);
+            (name.to_owned(), Arc::new(sim))
+        });
+        Simulators(BTreeMap::from(sims))
     }
 
     #[test]
-    fn test_lines_that_say_nothing_are_refused() {
+    fn test_temperatures_are_seen_and_set() {
+        let mut simulators = simulators();
+        let mut ask = |line: &str| control::answer(&mut simulators, line.as_bytes());
+        assert_eq!(
+            ask("list"),
+            "sim.temperature 25\nsim-smbus1.temperature 25\nok\n"
+        );
+        // An LM75 measures halves of a degree.
+        assert_eq!(
+            ask("set sim.temperature -3.3"),
+            "sim.temperature -3.5\nok\n"
+        );
+        assert_eq!(
+            ask("get sim-smbus1.temperature"),
+            "sim-smbus1.temperature 25\nok\n"
+        );
+        let help = ask("help sim.temperature");
+        assert!(help.contains("takes degrees Celsius, -55 to 125, in halves"));
+    }
+
+    #[test]
+    fn test_what_cannot_be_set_is_told_with_what_could() {
+        let mut simulators = simulators();
         for (line, why) in [
-            ("", "BUS temperature=DEGREES"),
-            ("sim1", "BUS temperature=DEGREES"),
-            ("sim1 pressure=3", "BUS temperature=DEGREES"),
-            ("sim1 temperature=3 4", "LM75"),
-            ("sim2 temperature=3", "no guest has"),
-            ("sim1 temperature=126", "LM75"),
-            ("sim1 temperature=nan", "LM75"),
+            ("set sim.temperature 126", "a number from -55 to 125"),
+            ("set sim.temperature nan", "a number from -55 to 125"),
+            ("set sim.temperature warm", "a number from -55 to 125"),
+            ("set sim.temprature 3", "is sim.temperature meant?"),
+            ("sim temperature=3", "help shows what there is"),
+            ("sim.temperature=3", "write: set sim.temperature 3"),
         ] {
-            let error = obey(line, &sims()).unwrap_err();
-            assert!(error.contains(why), "{line}: {error}");
+            let answer = control::answer(&mut simulators, line.as_bytes());
+            assert!(answer.starts_with("error: "), "{line}: {answer}");
+            assert!(answer.contains(why), "{line}: {answer}");
         }
-        assert_eq!(obey("sim1 temperature=-3.5", &sims()), Ok(()));
     }
 }

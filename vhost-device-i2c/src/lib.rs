@@ -8,7 +8,7 @@
 //! | [`address`] | 7-bit and 10-bit addresses |
 //! | [`device`] | the device: requests, groups, one status each |
 //! | [`host`] | the buses below |
-//! | `control` | changes simulated devices while they run |
+//! | `control` | sees and changes simulated devices while they run |
 //! | `log` | what is said of a guest, once a burst |
 //!
 //! `unsafe` is in `host::linux` (the ioctls of `i2c-dev`).
@@ -80,7 +80,10 @@ pub enum StartError {
     #[error(transparent)]
     Contradiction(#[from] Contradiction),
     /// There are no such addresses to be granted.
-    #[error("the bus {bus} has no 10-bit addresses, and --device-list names {address}")]
+    #[error(
+        "the bus {bus} has no 10-bit addresses, which are those from 0x80 on, and --device-list \
+         names {address}: leave it out"
+    )]
     TenBit {
         /// The bus.
         bus: String,
@@ -88,7 +91,10 @@ pub enum StartError {
         address: Address,
     },
     /// A setting was refused.
-    #[error("{option} {value} cannot be set for the bus {bus}")]
+    #[error(
+        "{option} {value} cannot be set for the bus {bus}: its driver does not take this value, so \
+         choose another or leave it out"
+    )]
     Setting {
         /// The option.
         option: &'static str,
@@ -218,8 +224,13 @@ fn configure<T: Copy + Into<u32>>(
         if let Some((id, spec)) = &wanted
             && !buses.contains_key(id)
         {
-            let bus = spec.to_string();
-            return Err(Contradiction::NoSuchBus { option, bus }.into());
+            let known = buses.values().map(|bus| bus.name().to_owned());
+            return Err(Contradiction::NoSuchBus {
+                option,
+                bus: spec.to_string(),
+                known: check::each_once(known),
+            }
+            .into());
         }
         for (id, bus) in buses {
             if wanted.as_ref().is_some_and(|(wanted, _)| wanted != id) {

@@ -384,7 +384,7 @@ fn holds_up_nobody(messages: &[(Message<'_>, u32)]) {
         .get_ref()
         .set_read_timeout(Some(support::DEADLINE))
         .unwrap();
-    writeln!(client.get_mut(), "sim temperature=3").unwrap();
+    writeln!(client.get_mut(), "set sim.temperature 3").unwrap();
     client.read_line(&mut String::new()).unwrap();
     assert_eq!(read_register(&mut free, LM75, 0, 2), [3, 0]);
     assert!(waiting.queues[0].try_wait_used(Duration::ZERO).is_none());
@@ -445,10 +445,12 @@ fn test_the_temperature_is_changed_while_the_guest_runs() {
     let mut guest = daemon.guest("s");
     assert_eq!(read_register(&mut guest, LM75, 0, 2), [25, 0]);
     let mut client = BufReader::new(UnixStream::connect(&control).unwrap());
-    writeln!(client.get_mut(), "sim temperature=-0.5").unwrap();
+    writeln!(client.get_mut(), "set sim.temperature -0.5").unwrap();
     let mut answer = String::new();
-    client.read_line(&mut answer).unwrap();
-    assert_eq!(answer, "sim temperature=-0.5\n");
+    for _ in 0..2 {
+        client.read_line(&mut answer).unwrap();
+    }
+    assert_eq!(answer, "sim.temperature -0.5\nok\n");
     assert_eq!(read_register(&mut guest, LM75, 0, 2), [0xff, 0x80]);
     daemon.stop();
     assert!(!control.exists());
@@ -520,10 +522,10 @@ fn v9_usage_errors_end_with_status_2() {
         (&["-l", "sim", "--retries", "x"], "--retries"),
         (&["-l", "sim", "--read-only", "x"], "--read-only"),
         (&["-l", "sim", "--sim-temperature", "200"], "LM75"),
-        (&["-l", "sim", "--timeout", "0"], "milliseconds, 1 or more"),
+        (&["-l", "sim", "--timeout", "0"], "milliseconds from 1 to"),
         (
             &["-l", "sim", "--retries", "-1"],
-            "number of times, 0 or more",
+            "number of times from 0 to",
         ),
         // What contradicts itself; the rest is in the program's own tests.
         (&["-l", "sim0,sim1"], "both bus sim0 and bus sim1"),
@@ -533,7 +535,7 @@ fn v9_usage_errors_end_with_status_2() {
         ),
         (
             &["-l", "sim0", "-l", "sim1"],
-            "given 2 times, and there are 1 guests: give it once for all",
+            "given 2 times, and there is 1 guest: give it once for all",
         ),
         (&["-l", "1", "--sim-control", "/c"], "names none"),
     ] {

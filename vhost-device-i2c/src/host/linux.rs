@@ -53,7 +53,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// It is none.
-    #[error("{} is no I2C bus", .0.display())]
+    #[error("{} is no I2C bus: write its number, its name, /dev/i2c-N, or sim", .0.display())]
     Kind(PathBuf),
     /// No bus has this name.
     #[error("no bus is called \"{name}\": {hint}")]
@@ -64,12 +64,12 @@ pub enum OpenError {
         hint: String,
     },
     /// Several have.
-    #[error("several buses are called \"{name}\": say which by number, {numbers:?}")]
+    #[error("several buses are called \"{name}\": say which by its number, {numbers}")]
     ManyNames {
         /// The name.
         name: String,
         /// The numbers of those.
-        numbers: Vec<u32>,
+        numbers: String,
     },
 }
 
@@ -183,7 +183,11 @@ impl Linux {
             [number] => Self::by_number(number),
             ref numbers => Err(OpenError::ManyNames {
                 name: name.to_owned(),
-                numbers: numbers.to_vec(),
+                numbers: numbers
+                    .iter()
+                    .map(u32::to_string)
+                    .collect::<Vec<_>>()
+                    .join(" or "),
             }),
         }
     }

@@ -27,6 +27,9 @@ use crate::address::Address;
 
 mod turns;
 
+/// Where the LM75 is.
+const LM75: Address = Address::Seven(0x48);
+
 /// A page of the EEPROM, in bytes.
 const PAGE: u8 = 8;
 /// How many steps a degree has in an LM75's register: 9 bits at the top of 16, in half degrees.
@@ -46,6 +49,10 @@ trait Chip: Debug + Send {
     fn write(&mut self, bytes: &[u8]) -> Result<(), Trouble>;
     /// Answers to its address, and fills `bytes`.
     fn read(&mut self, bytes: &mut [u8]) -> Result<(), Trouble>;
+    /// What it measures, if it measures the temperature.
+    fn temperature(&self) -> Option<f32> {
+        None
+    }
     /// For one that measures the temperature.
     fn set_temperature(&mut self, degrees: f32) {
         let _ = degrees;
@@ -102,7 +109,7 @@ impl Sim {
         let chips: [(Address, Box<dyn Chip>); 5] = [
             (Address::Seven(0x20), Box::new(Memory::registers())),
             (Address::Seven(0x30), Box::new(Troublemaker::default())),
-            (Address::Seven(0x48), Box::new(Lm75::new(degrees))),
+            (LM75, Box::new(Lm75::new(degrees))),
             (Address::Seven(0x50), Box::new(Memory::eeprom())),
             (Address::Ten(0x150), Box::new(Memory::registers())),
         ];
@@ -117,10 +124,16 @@ impl Sim {
         }
     }
 
+    /// What the LM75 measures, in degrees Celsius.
+    pub fn temperature(&self) -> f32 {
+        let measured = |wires: &mut Wires| wires.chips.get(&LM75)?.temperature();
+        self.wires.take(measured).unwrap_or_default()
+    }
+
     /// Changes the temperature at the LM75.
     pub fn set_temperature(&self, degrees: f32) {
         self.wires.take(|wires| {
-            let chip = wires.chips.get_mut(&Address::Seven(0x48));
+            let chip = wires.chips.get_mut(&LM75);
             if let Some(chip) = chip {
                 chip.set_temperature(degrees);
             }
@@ -302,6 +315,10 @@ impl Lm75 {
 }
 
 impl Chip for Lm75 {
+    fn temperature(&self) -> Option<f32> {
+        Some(f32::from(i16::from_be_bytes(self.registers[0]) >> 7) / STEPS)
+    }
+
     fn set_temperature(&mut self, degrees: f32) {
         self.registers[0] = Self::encode(degrees);
     }
