@@ -162,6 +162,16 @@ fn number<T: FromStr>(text: &str, what: &str) -> Result<T, Invalid> {
         .or_else(|_| invalid(format!("{text:?} is no {what}")))
 }
 
+/// A number of these units from 1 to `most`.
+fn in_range(text: &str, units: &str, most: u64) -> Result<u64, Invalid> {
+    let what = format!("number of {units} from 1 to {most}");
+    let value = number(text, &what)?;
+    match (1..=most).contains(&value) {
+        true => Ok(value),
+        false => invalid(format!("{text:?} is no {what}")),
+    }
+}
+
 fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
@@ -316,19 +326,25 @@ impl FromStr for Which {
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         if text.is_empty() {
-            return invalid("a line without a number or a name");
+            return invalid(
+                "a line without a number or a name: write one between two commas, as in \
+                 0,4-7@gpiochip0",
+            );
         }
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         if !is_number(first) || !is_number(last) {
             return Ok(Self::Named(text.to_owned()));
         }
-        let (first, last) = (number(first, "offset")?, number(last, "offset")?);
+        let what = "offset of a line, from 0 to 4294967295";
+        let (first, last) = (number(first, what)?, number(last, what)?);
         match u32::checked_sub(last, first) {
-            None => invalid(format!("{text:?} ends before it begins")),
+            None => invalid(format!(
+                "{text:?} ends before it begins: write the lower offset first"
+            )),
             // Fits: it is compared first, and a `usize` has 32 bits at least.
-            Some(more) if more as usize >= MAX_LINES => {
-                invalid(format!("{text:?} is more than {MAX_LINES} lines"))
-            }
+            Some(more) if more as usize >= MAX_LINES => invalid(format!(
+                "{text:?} is more than {MAX_LINES} lines, the most that a guest may have"
+            )),
             Some(_) => Ok(Self::Offsets(first, last)),
         }
     }
@@ -408,16 +424,15 @@ fn set_attribute(attributes: &mut Attributes, attribute: &str) -> Result<(), Inv
                      pull-down, no-bias, open-drain, open-source, debounce=MICROSECONDS"
                 ));
             };
-            let period = number(period, "number of microseconds")?;
-            if !(1..=MAX_DEBOUNCE).contains(&period) {
-                return invalid(format!("debounce is from 1 to {MAX_DEBOUNCE} microseconds"));
-            }
+            let period = in_range(period, "microseconds", MAX_DEBOUNCE)?;
             let period = Duration::from_micros(period);
             attributes.debounce.replace(period).is_some()
         }
     };
     match already {
-        true => invalid(format!("{attribute:?} says again what was said before")),
+        true => invalid(format!(
+            "{attribute:?} is about something that was said before: leave one of the two out"
+        )),
         false => Ok(()),
     }
 }
@@ -456,25 +471,27 @@ fn parse_board(text: &str) -> Result<Board, Invalid> {
 }
 
 fn sim_line(board: &Board, text: &str) -> Result<LineNumber, Invalid> {
-    let what = "number of a line of the simulated chip";
-    let line: LineNumber = number(text, what)?;
-    match usize::from(line) < board.names.len() {
+    let last = board.names.len().saturating_sub(1);
+    let what = format!("line of the simulated chip: its lines are numbered from 0 to {last}");
+    let line: LineNumber = number(text, &what)?;
+    match usize::from(line) <= last {
         true => Ok(line),
-        false => invalid(format!(
-            "line {line} of a simulated chip that has {}",
-            board.names.len()
-        )),
+        false => invalid(format!("{text:?} is no {what}")),
     }
 }
 
 fn add_loop(board: &mut Board, value: &str) -> Result<(), Invalid> {
     let Some((one, other)) = value.split_once('-') else {
-        return invalid(format!("loop={value} does not name two lines"));
+        return invalid(format!(
+            "loop={value} does not name two lines: write loop=0-1"
+        ));
     };
     let pair = (sim_line(board, one)?, sim_line(board, other)?);
     let mut wired = board.loops.iter().flat_map(|&(one, other)| [one, other]);
     if pair.0 == pair.1 || wired.any(|line| line == pair.0 || line == pair.1) {
-        return invalid(format!("loop={value}: a line is wired to one other"));
+        return invalid(format!(
+            "loop={value}: a line is wired to one other, which is not itself"
+        ));
     }
     board.loops.push(pair);
     Ok(())
@@ -482,14 +499,13 @@ fn add_loop(board: &mut Board, value: &str) -> Result<(), Invalid> {
 
 fn add_signal(board: &mut Board, value: &str, repeats: bool) -> Result<(), Invalid> {
     let Some((line, delays)) = value.split_once('@') else {
-        return invalid(format!("{value:?} has no `@` between a line and its times"));
+        return invalid(format!(
+            "{value:?} has no `@` between a line and its times: write pulse=0@500 or edges=0@100/50"
+        ));
     };
     let delays = delays.split('/').map(|delay| {
-        let delay = number(delay, "number of milliseconds")?;
-        match (1..=MAX_DELAY).contains(&delay) {
-            true => Ok(Duration::from_millis(delay)),
-            false => invalid(format!("a time is from 1 to {MAX_DELAY} milliseconds")),
-        }
+        let delay = in_range(delay, "milliseconds", MAX_DELAY)?;
+        Ok(Duration::from_millis(delay))
     });
     let signal = Signal {
         line: sim_line(board, line)?,
@@ -649,8 +665,9 @@ mod tests {
             ("sim:2,loop=0", "two lines"),
             ("sim:2,loop=0-0", "wired to one other"),
             ("sim:3,loop=0-1,loop=1-2", "wired to one other"),
-            ("sim:2,loop=0-2", "line 2 of a simulated chip that has 2"),
-            ("sim:2,2=x", "line 2 of a simulated chip that has 2"),
+            ("sim:2,loop=0-2", "lines are numbered from 0 to 1"),
+            ("sim:2,0=out,loop=out-1", "\"out\" is no line of the"),
+            ("sim:2,2=x", "lines are numbered from 0 to 1"),
             ("sim:2,pulse=0", "no `@`"),
             ("sim:2,pulse=0@0", "1 to 3600000"),
             ("sim:2,edges=0@1/", "no number of milliseconds"),

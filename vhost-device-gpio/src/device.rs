@@ -13,16 +13,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use vhost_device_backend::{
-    Description, Device, QueueIndex, Queues, RateLimit, Refused, Resume, TURN, Timer, limited,
-};
-use vhost_device_daemon::Chain;
+use vhost_device_backend::{Description, Device, QueueIndex, Queues, Refused, Resume, TURN, Timer};
 use vhost_device_queue::{Kept, Request, Short, Writer};
 use zerocopy::IntoBytes;
 
 use self::line::{Line, Returned};
 use self::wire::{Command, Direction, EventRequest, IrqStatus, RequestHeader, Response, Trigger};
 use crate::host::{LineNumber, Lines};
+use crate::log::Log;
 
 mod line;
 mod wire;
@@ -39,8 +37,6 @@ const HOST_EVENTS: usize = 0;
 /// The GPIO device of one connection.
 #[derive(Debug)]
 pub struct Gpio {
-    /// Whose it is, for the log.
-    guest: String,
     host: Box<dyn Lines>,
     config: wire::Config,
     names: Vec<u8>,
@@ -53,14 +49,7 @@ pub struct Gpio {
     timer: Timer,
     /// Event buffers that go back as soon as there are queues to give them back through.
     returned: Vec<Returned>,
-    logs: Logs,
-}
-
-/// What limits the device's log lines about its guest. A clone shares the limits.
-#[derive(Clone, Debug, Default)]
-pub struct Logs {
-    no_room: RateLimit,
-    failed: RateLimit,
+    log: Log,
 }
 
 /// A request that was put aside, read already: the driver may change it meanwhile.
@@ -77,37 +66,36 @@ enum Answer {
     Names,
 }
 
-/// A request that the device answers with an error.
+/// Why the device answers with an error.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("there is no line {0}")]
+pub(crate) enum Failure {
+    #[error("refused: there is no line {0}")]
     NoLine(LineNumber),
-    #[error("the request is none that the specification knows")]
+    #[error("refused: a request that the specification does not know")]
     Unknown,
-    #[error("its buffer has no room for the answer")]
+    #[error("refused: a request without room for its answer")]
     NoRoom,
-    #[error("interrupts were not negotiated")]
+    #[error("refused: interrupts were not negotiated")]
     NoInterrupts,
-    #[error("line {0} is an output and cannot raise interrupts")]
+    #[error("refused: line {0} is an output and cannot raise interrupts")]
     Output(LineNumber),
-    #[error("line {0} raises interrupts and cannot be an output")]
+    #[error("refused: line {0} raises interrupts and cannot be an output")]
     Armed(LineNumber),
-    #[error("no line has a name")]
+    #[error("refused: no line has a name")]
     NoNames,
     #[error("the host cannot {1} line {0}")]
     Host(LineNumber, &'static str, #[source] io::Error),
 }
 
 impl Gpio {
-    /// A device that gives the lines of `host` to `guest`.
+    /// A device that gives the lines of `host` to the guest that `log` is about.
     ///
     /// # Errors
     /// When the system has no descriptors left.
-    pub fn new(guest: String, host: Box<dyn Lines>, logs: Logs) -> io::Result<Self> {
+    pub fn new(host: Box<dyn Lines>, log: Log) -> io::Result<Self> {
         let count = host.count();
         let names = wire::names(&*host);
         Ok(Self {
-            guest,
             config: wire::Config::new(count, &names),
             lines: (0..count).map(|_| Line::default()).collect(),
             names,
@@ -116,7 +104,7 @@ impl Gpio {
             deferred: VecDeque::new(),
             timer: Timer::new()?,
             returned: Vec::new(),
-            logs,
+            log,
         })
     }
 
@@ -205,9 +193,7 @@ impl Gpio {
 
     fn answer(&mut self, command: Command) -> Answer {
         self.execute(command).unwrap_or_else(|failure| {
-            let failure = Chain(&failure);
-            let line = format_args!("{}: a request fails: {failure}", self.guest);
-            limited!(self.logs.failed, Warn, "{line}");
+            self.log.failed(&failure);
             Answer::Short(Response::ERR)
         })
     }
@@ -322,12 +308,7 @@ impl Gpio {
     /// Takes a buffer of the event queue: it unmasks its line.
     fn take_buffer(&mut self, mut request: Request<'_>) {
         if request.writable_len() == 0 {
-            limited!(
-                self.logs.no_room,
-                Warn,
-                "{}: an event buffer without room for a status goes back empty",
-                self.guest
-            );
+            self.log.no_room();
             return;
         }
         let number = request.reader().read_obj::<EventRequest>();
@@ -370,12 +351,7 @@ impl Gpio {
         match self.host.value(number) {
             Ok(high) => high == level,
             Err(error) => {
-                limited!(
-                    self.logs.failed,
-                    Warn,
-                    "{}: the host cannot read line {number}: {error}",
-                    self.guest
-                );
+                self.log.failed(&Failure::Host(number, "read", error));
                 false
             }
         }
@@ -395,7 +371,12 @@ impl Gpio {
 
     /// Takes the edges that have come.
     fn take_edges(&mut self) {
+        let start = Instant::now();
         for _ in 0..MAX_EDGES {
+            // A level is read for each, from a chip that may be slow.
+            if start.elapsed() >= TURN {
+                break;
+            }
             let Some((number, edge)) = self.host.next_edge() else {
                 break;
             };
@@ -428,8 +409,7 @@ impl Gpio {
             let used = line.is_used();
             *line = Line::default();
             if used && let Err(error) = self.host.release(number) {
-                let guest = &self.guest;
-                log::warn!("{guest}: the host cannot release line {number}: {error}");
+                self.log.failed(&Failure::Host(number, "release", error));
             }
         }
     }
@@ -441,7 +421,9 @@ impl Gpio {
                 line.disable();
                 self.returned.extend(line.take_buffer(IrqStatus::Invalid));
                 // An edge that comes nevertheless finds the line disabled.
-                let _ = self.host.watch(number, None);
+                if let Err(error) = self.host.watch(number, None) {
+                    self.log.failed(&Failure::Host(number, "watch", error));
+                }
             }
         }
     }

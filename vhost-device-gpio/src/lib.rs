@@ -6,6 +6,7 @@
 //! | [`plan`] | which guest gets which lines, checked against the host's chips |
 //! | [`device`] | the device: requests, interrupts |
 //! | [`host`] | the lines below it: the host's, or simulated ones |
+//! | [`log`] | what is said of a guest and its lines, with limits |
 //! | `wake` | readiness, for events |
 //!
 //! There is no `unsafe` here.
@@ -13,6 +14,7 @@
 pub mod args;
 pub mod device;
 pub mod host;
+pub mod log;
 pub mod plan;
 mod wake;
 
@@ -22,18 +24,19 @@ use std::sync::Arc;
 use vhost_device_daemon::{Backend, Identity};
 
 use crate::args::Args;
-use crate::device::{Gpio, Logs};
+use crate::device::Gpio;
 use crate::host::Lines;
 use crate::host::linux::Linux;
 use crate::host::sim::Sim;
+use crate::log::Log;
 use crate::plan::{OpenError, Share};
 
 /// The daemon: its own lines for each guest.
 #[derive(Debug)]
 pub struct GpioDaemon {
-    /// One a guest, in the guests' order. A guest's log limits are here, so that one that
-    /// reconnects wins nothing.
-    guests: Vec<(Share, Logs)>,
+    /// One a guest, in the guests' order. A guest's log is here, so that one that reconnects does
+    /// not begin its limits anew.
+    guests: Vec<(Share, Log)>,
 }
 
 impl Backend for GpioDaemon {
@@ -53,21 +56,21 @@ impl Backend for GpioDaemon {
     }
 
     fn open(args: Args, _guests: usize) -> Result<Self, OpenError> {
-        let shares = plan::open(&args)?.into_iter();
+        let shares = plan::open(&args)?.into_iter().enumerate();
+        let with_log = |(guest, share)| (share, Log::new(&format!("guest {guest}")));
         Ok(Self {
-            guests: shares.map(|share| (share, Logs::default())).collect(),
+            guests: shares.map(with_log).collect(),
         })
     }
 
     fn device(&self, guest: usize) -> io::Result<Self::Device> {
-        let Some((share, logs)) = self.guests.get(guest) else {
+        let Some((share, log)) = self.guests.get(guest) else {
             return Err(io::Error::from(io::ErrorKind::NotFound));
         };
-        let name = format!("guest {guest}");
         let host: Box<dyn Lines> = match share {
-            Share::Sim(board, control) => Box::new(Sim::new(&name, board, control.clone())?),
-            Share::Host(lines) => Box::new(Linux::new(Arc::clone(lines), guest)?),
+            Share::Sim(board, control) => Box::new(Sim::new(board, control.clone(), log.clone())?),
+            Share::Host(lines) => Box::new(Linux::new(Arc::clone(lines), guest, log.clone())?),
         };
-        Gpio::new(name, host, logs.clone())
+        Gpio::new(host, log.clone())
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::Mode;
-use vhost_device_daemon::{BindError, Listener, bind, with_number};
+use vhost_device_daemon::{BindError, Listener, bind, nearest, with_number};
 
 use crate::args::{self, Args, MAX_LINES, Part, Set, Which};
 use crate::host::linux::{self, Attributes, Chip, ChipError, HostLine};
@@ -44,8 +44,8 @@ pub enum OpenError {
     Park(#[source] io::Error),
     /// There are more or fewer guests than sets of lines.
     #[error(
-        "there are {guests} guests and lines for {sets}: give -l once for each guest \
-         (--socket-count says how many there are)"
+        "there {}, and -l has lines for {sets}: give it once for each guest (--socket-count says \
+         how many there are)", are_guests(*.guests)
     )]
     Guests {
         /// The sockets.
@@ -54,7 +54,7 @@ pub enum OpenError {
         sets: usize,
     },
     /// A chip is not as large.
-    #[error("{chip} has no line {offset}: it has {lines}")]
+    #[error("{chip} has no line {offset}: it has {lines}, counted from 0")]
     NoOffset {
         /// The chip.
         chip: String,
@@ -64,12 +64,14 @@ pub enum OpenError {
         lines: u32,
     },
     /// A chip has no line of this name.
-    #[error("{chip} has no line that is called {name:?}")]
+    #[error("{chip} has no line that is called {name:?}: {hint}")]
     NoName {
         /// The chip.
         chip: String,
         /// The name.
         name: String,
+        /// What to do about it.
+        hint: String,
     },
     /// A chip has several lines of this name.
     #[error("{chip} has several lines that are called {name:?}: give an offset")]
@@ -80,7 +82,10 @@ pub enum OpenError {
         name: String,
     },
     /// Somebody else has the line.
-    #[error("line {offset} of {chip} is in use by {consumer:?}")]
+    #[error(
+        "line {offset} of {chip} is in use by {consumer:?}: it has to be given up there, or be left \
+         out here"
+    )]
     InUse {
         /// The chip.
         chip: String,
@@ -90,7 +95,10 @@ pub enum OpenError {
         consumer: String,
     },
     /// A line is given twice.
-    #[error("line {offset} of {chip} is given to guest {first} and to guest {second}")]
+    #[error(
+        "line {offset} of {chip} is given to {}: give it to one guest, once",
+        twice(*.first, *.second)
+    )]
     Twice {
         /// The chip.
         chip: String,
@@ -102,7 +110,7 @@ pub enum OpenError {
         second: usize,
     },
     /// There are fewer lines than names for them.
-    #[error("there are {names} names for {lines} lines of {chip}")]
+    #[error("there are {names} names for {lines} lines of {chip}: give one for each at most")]
     Names {
         /// The chip.
         chip: String,
@@ -112,7 +120,7 @@ pub enum OpenError {
         lines: usize,
     },
     /// A name is given twice.
-    #[error("guest {guest} has two lines that are called {name:?}")]
+    #[error("guest {guest} has two lines that are called {name:?}: give one another name")]
     SameName {
         /// The guest.
         guest: usize,
@@ -120,7 +128,7 @@ pub enum OpenError {
         name: String,
     },
     /// A guest has more lines than there may be.
-    #[error("guest {guest} has {lines} lines, more than {MAX_LINES}")]
+    #[error("guest {guest} has {lines} lines, more than {MAX_LINES}: leave some out")]
     TooMany {
         /// The guest.
         guest: usize,
@@ -128,7 +136,10 @@ pub enum OpenError {
         lines: usize,
     },
     /// `--attr` or `--safe` for a line that no guest has.
-    #[error("{option} is given for line {offset} of {chip}, which no guest has")]
+    #[error(
+        "{option} is given for line {offset} of {chip}, which no guest has: give it to one with -l, \
+         or leave it out"
+    )]
     Unused {
         /// The option.
         option: &'static str,
@@ -138,7 +149,7 @@ pub enum OpenError {
         offset: u32,
     },
     /// `--attr` or `--safe` twice for a line.
-    #[error("{option} is given twice for line {offset} of {chip}")]
+    #[error("{option} is given twice for line {offset} of {chip}: give it once")]
     SetTwice {
         /// The option.
         option: &'static str,
@@ -158,6 +169,22 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+}
+
+/// How many guests there are, behind "there".
+fn are_guests(guests: usize) -> String {
+    match guests {
+        1 => "is 1 guest".to_owned(),
+        guests => format!("are {guests} guests"),
+    }
+}
+
+/// Who has a line that is given twice.
+fn twice(first: usize, second: usize) -> String {
+    match first == second {
+        true => format!("guest {first} twice"),
+        false => format!("guest {first} and to guest {second}"),
+    }
 }
 
 /// Finds what is wrong with the command line alone, for so many guests. Two names may be one chip
@@ -470,6 +497,7 @@ fn offsets(chip: &impl Directory, lines: &args::Lines) -> Result<Vec<u32>, OpenE
 
 fn find(chip: &impl Directory, name: &str) -> Result<u32, OpenError> {
     let mut found = None;
+    let mut names = Vec::new();
     for offset in 0..chip.lines() {
         let this = chip.line_name(offset).map_err(|source| OpenError::Info {
             chip: chip.name().to_owned(),
@@ -482,10 +510,15 @@ fn find(chip: &impl Directory, name: &str) -> Result<u32, OpenError> {
                 name: name.to_owned(),
             });
         }
+        names.push(this);
     }
     found.ok_or_else(|| OpenError::NoName {
         chip: chip.name().to_owned(),
         name: name.to_owned(),
+        hint: match nearest(name, names.iter().map(String::as_str)) {
+            Some(nearest) => format!("is {nearest:?} meant?"),
+            None => "gpioinfo lists what there is".to_owned(),
+        },
     })
 }
 
@@ -509,7 +542,7 @@ mod tests {
         }
     }
 
-    const TABLE: Table = Table(&["a", "", "c", "b", "c"]);
+    const TABLE: Table = Table(&["a", "", "c", "b", "c", "resets"]);
 
     fn found(lines: &str) -> Result<Vec<u32>, String> {
         let lines = lines.parse().unwrap();
@@ -518,16 +551,20 @@ mod tests {
 
     #[test]
     fn test_lines_are_found_by_offset_and_name_in_their_order() {
-        assert_eq!(found("0").unwrap(), [0, 1, 2, 3, 4]);
+        assert_eq!(found("0").unwrap(), [0, 1, 2, 3, 4, 5]);
         assert_eq!(found("3,b,0-1,a@0").unwrap(), [3, 3, 0, 1, 0]);
     }
 
     #[test]
     fn test_lines_that_are_missing_are_refused() {
         for (lines, why) in [
-            ("5@0", "table has no line 5: it has 5"),
-            ("3-9@0", "table has no line 5: it has 5"),
-            ("x@0", "table has no line that is called \"x\""),
+            ("6@0", "table has no line 6: it has 6"),
+            ("3-9@0", "table has no line 6: it has 6"),
+            ("x@0", "no line that is called \"x\": gpioinfo lists"),
+            (
+                "reset@0",
+                "no line that is called \"reset\": is \"resets\" meant?",
+            ),
             ("c@0", "table has several lines that are called \"c\""),
         ] {
             let error = found(lines).unwrap_err();
@@ -550,8 +587,8 @@ mod tests {
     #[test]
     fn test_what_contradicts_itself_is_seen_without_the_host() {
         for (guests, arguments, why) in [
-            (1, "-l sim:2 -l sim:2", "1 guests and lines for 2"),
-            (2, "-l s2:s2:s2", "2 guests and lines for 3"),
+            (1, "-l sim:2 -l sim:2", "is 1 guest, and -l has lines for 2"),
+            (2, "-l s2:s2:s2", "are 2 guests, and -l has lines for 3"),
             (1, "-l sim:2,0=a,1=a", "two lines that are called \"a\""),
             (1, "-l 0-1@0:a+1@1:a", "two lines that are called \"a\""),
             (1, "-l 0,x@0:a,b,c", "3 names for 2 lines"),
@@ -560,7 +597,7 @@ mod tests {
                 "-l 0-3@0 -l 3@gpiochip0",
                 "given to guest 0 and to guest 1",
             ),
-            (1, "-l 1,0-3@0", "given to guest 0 and to guest 0"),
+            (1, "-l 1,0-3@0", "given to guest 0 twice"),
             (1, "-l 0-511@0+0@1", "guest 0 has 513 lines, more than 512"),
             (1, "-l 0 --sim-control /c", "no guest has a simulated chip"),
         ] {
@@ -584,6 +621,6 @@ mod tests {
         unique(0, names.iter()).unwrap();
         let names = ["a", "", "a"].map(str::to_owned);
         let error = unique(3, names.iter()).unwrap_err().to_string();
-        assert_eq!(error, "guest 3 has two lines that are called \"a\"");
+        assert!(error.starts_with("guest 3 has two lines that are called \"a\""));
     }
 }

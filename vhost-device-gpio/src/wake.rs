@@ -20,12 +20,12 @@ impl Bundle {
         Ok(epoll::add(&self.0, fd, data, EventFlags::IN)?)
     }
 
-    /// Whether what is in it is also looked at for room to write.
-    pub(crate) fn set_writable(&self, fd: impl AsFd, token: u16, writable: bool) {
+    /// Whether what is in it is looked at for something to read, or for room to write.
+    pub(crate) fn watch(&self, fd: impl AsFd, token: u16, reading: bool) {
         let data = EventData::new_u64(token.into());
-        let flags = match writable {
-            true => EventFlags::IN | EventFlags::OUT,
-            false => EventFlags::IN,
+        let flags = match reading {
+            true => EventFlags::IN,
+            false => EventFlags::OUT,
         };
         // Fails only on a descriptor that is not in it.
         let _ = epoll::modify(&self.0, fd, data, flags);
@@ -131,9 +131,9 @@ mod tests {
         assert_eq!(bundle.ready(), Some(9));
         flags[1].set(false);
         assert_eq!(bundle.ready(), None);
-        bundle.set_writable(&flags[1], 9, true);
+        bundle.watch(&flags[1], 9, false);
         assert_eq!(bundle.ready(), Some(9), "there is room to write");
-        bundle.set_writable(&flags[1], 9, false);
+        bundle.watch(&flags[1], 9, true);
         assert_eq!(bundle.ready(), None);
     }
 }

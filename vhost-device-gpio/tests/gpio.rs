@@ -4,7 +4,8 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
@@ -17,30 +18,40 @@ use vhost_device_driver::{Buffer, Driver};
 
 const SIM: &[&str] = &["-l", "sim:6,0=out,1=in,2=reset,loop=0-1"];
 
+/// Its lines as they are at first.
+const LOW: [(&str, u8); 6] = [
+    ("out", 0),
+    ("in", 0),
+    ("reset", 0),
+    ("sim3", 0),
+    ("sim4", 0),
+    ("sim5", 0),
+];
+
 #[test]
 fn g1_g15_g16_lines_are_driven_and_read() {
     let daemon = Daemon::start(SIM);
     let mut guest = daemon.guest("s");
     let mut world = daemon.world("control");
-    world.expect_levels(&[0; 6]);
+    world.expect_levels(&LOW);
     ok(&mut guest, SET_VALUE, 0, 1);
     ok(&mut guest, SET_DIRECTION, 0, OUT);
-    world.expect("0 1");
-    world.expect("1 1");
+    world.expect("out 1");
+    world.expect("in 1");
     assert_eq!(request(&mut guest, GET_VALUE, 1, 0), [OK, 1]);
     assert_eq!(request(&mut guest, GET_DIRECTION, 0, 0), [OK, 1]);
     ok(&mut guest, SET_VALUE, 0, 0);
-    world.expect("0 0");
-    world.expect("1 0");
+    world.expect("out 0");
+    world.expect("in 0");
     ok(&mut guest, SET_DIRECTION, 5, OUT);
     ok(&mut guest, SET_VALUE, 5, 1);
-    world.expect("5 1");
+    world.expect("sim5 1");
     // Given up, it drives nothing.
     ok(&mut guest, SET_DIRECTION, 5, NONE);
-    world.expect("5 0");
+    world.expect("sim5 0");
     ok(&mut guest, SET_DIRECTION, 2, IN);
-    world.send("reset=1\n");
-    world.expect("2 1");
+    world.set("reset", 1);
+    world.expect("reset 1");
     assert_eq!(request(&mut guest, GET_VALUE, 2, 0), [OK, 1]);
     assert_eq!(request(&mut guest, GET_VALUE, 6, 0), [ERR, 0]);
     daemon.stop();
@@ -79,19 +90,19 @@ fn g8_g14_edges_reach_the_guest() {
     let mut guest = daemon.guest("s");
     assert_eq!(guest.offered() & 0xff_ffff, F_IRQ);
     let mut world = daemon.world("control");
-    world.expect_levels(&[0; 6]);
+    world.expect_levels(&LOW);
     ok(&mut guest, SET_DIRECTION, 3, IN);
     ok(&mut guest, SET_IRQ_TYPE, 3, RISING);
     for _ in 0..20 {
         let buffer = unmask(&mut guest, 3);
         no_event(&mut guest);
-        world.send("3=1\n");
+        world.set("sim3", 1);
         assert_eq!(event(&mut guest, buffer), VALID);
-        world.expect("3 1");
+        world.expect("sim3 1");
         // Masked: it is latched.
-        world.send("3=0\n3=1\n3=0\n");
-        for level in ["3 0", "3 1", "3 0"] {
-            world.expect(level);
+        for level in [0, 1, 0] {
+            world.set("sim3", level);
+            world.expect(&format!("sim3 {level}"));
         }
         let buffer = unmask(&mut guest, 3);
         assert_eq!(event(&mut guest, buffer), VALID);
@@ -104,24 +115,24 @@ fn g9_g14_levels_reach_the_guest() {
     let daemon = Daemon::start(SIM);
     let mut guest = daemon.guest("s");
     let mut world = daemon.world("control");
-    world.expect_levels(&[0; 6]);
+    world.expect_levels(&LOW);
     ok(&mut guest, SET_DIRECTION, 3, IN);
     ok(&mut guest, SET_IRQ_TYPE, 3, HIGH);
     let buffer = unmask(&mut guest, 3);
     no_event(&mut guest);
-    world.send("3=1\n");
+    world.set("sim3", 1);
     assert_eq!(event(&mut guest, buffer), VALID);
-    world.expect("3 1");
+    world.expect("sim3 1");
     // As long as it is high.
     for _ in 0..3 {
         let buffer = unmask(&mut guest, 3);
         assert_eq!(event(&mut guest, buffer), VALID);
     }
-    world.send("3=0\n");
-    world.expect("3 0");
+    world.set("sim3", 0);
+    world.expect("sim3 0");
     let buffer = unmask(&mut guest, 3);
     no_event(&mut guest);
-    world.send("3=1\n");
+    world.set("sim3", 1);
     assert_eq!(event(&mut guest, buffer), VALID);
 }
 
@@ -162,7 +173,7 @@ fn test_generators_make_edges() {
     // Three changes, and it stays so.
     let mut world = daemon.world("control");
     while request(&mut guest, GET_VALUE, 2, 0) != [OK, 1] {
-        world.send("2\n");
+        world.send("get 2\n");
         world.line();
     }
 }
@@ -172,20 +183,20 @@ fn v7_the_next_connection_starts_clean() {
     let daemon = Daemon::start(SIM);
     let mut world = daemon.world("control");
     let mut guest = daemon.guest("s");
-    world.expect_levels(&[0; 6]);
+    world.expect_levels(&LOW);
     ok(&mut guest, SET_DIRECTION, 0, OUT);
     ok(&mut guest, SET_VALUE, 0, 1);
-    world.expect("0 1");
-    world.expect("1 1");
+    world.expect("out 1");
+    world.expect("in 1");
     ok(&mut guest, SET_IRQ_TYPE, 3, RISING);
     unmask(&mut guest, 3);
     no_event(&mut guest);
     drop(guest);
     // The chip that it was connected to is no more.
-    world.expect("");
+    world.expect_end();
     let mut guest = daemon.guest("s");
     let mut world = daemon.world("control");
-    world.expect_levels(&[0; 6]);
+    world.expect_levels(&LOW);
     for line in 0..6 {
         assert_eq!(request(&mut guest, GET_DIRECTION, line, 0), [OK, 0]);
     }
@@ -199,7 +210,7 @@ fn v2_held_buffers_are_taken_up_again_after_a_stop() {
     let daemon = Daemon::start(SIM);
     let mut guest = daemon.guest("s");
     let mut world = daemon.world("control");
-    world.expect_levels(&[0; 6]);
+    world.expect_levels(&LOW);
     ok(&mut guest, SET_DIRECTION, 3, IN);
     ok(&mut guest, SET_IRQ_TYPE, 3, RISING);
     let buffer = unmask(&mut guest, 3);
@@ -207,8 +218,8 @@ fn v2_held_buffers_are_taken_up_again_after_a_stop() {
     let bases = [0, 1].map(|queue| guest.stop(queue).unwrap());
     assert_eq!(bases[EVENTS], 0, "the held buffer is not taken yet");
     // What comes meanwhile is latched.
-    world.send("3=1\n");
-    world.expect("3 1");
+    world.set("sim3", 1);
+    world.expect("sim3 1");
     guest.resume(EVENTS, bases[EVENTS]).unwrap();
     guest.resume(REQUESTS, bases[REQUESTS]).unwrap();
     assert_eq!(event(&mut guest, buffer), VALID);
@@ -220,25 +231,25 @@ fn v2_buffers_that_cannot_be_taken_up_again_come_back_invalid() {
     let daemon = Daemon::start(SIM);
     let mut guest = daemon.guest("s");
     let mut world = daemon.world("control");
-    world.expect_levels(&[0; 6]);
+    world.expect_levels(&LOW);
     for line in [3, 4] {
         ok(&mut guest, SET_DIRECTION, line, IN);
         ok(&mut guest, SET_IRQ_TYPE, line, RISING);
     }
     let old = unmask(&mut guest, 3);
     let answered = unmask(&mut guest, 4);
-    world.send("4=1\n");
+    world.set("sim4", 1);
     assert_eq!(event(&mut guest, answered), VALID);
-    world.expect("4 1");
+    world.expect("sim4 1");
     let new = unmask(&mut guest, 4);
     no_event(&mut guest);
     let base = guest.stop(EVENTS).unwrap();
     assert_eq!(base, 2, "the newest is taken again");
     // Linux's driver makes it available again.
     assert_eq!(event(&mut guest, old), INVALID);
-    world.send("3=1\n4=0\n4=1\n");
-    for change in ["3 1", "4 0", "4 1"] {
-        world.expect(change);
+    for (line, level) in [("sim3", 1), ("sim4", 0), ("sim4", 1)] {
+        world.set(line, level);
+        world.expect(&format!("{line} {level}"));
     }
     guest.resume(EVENTS, base).unwrap();
     assert_eq!(event(&mut guest, new), VALID);
@@ -251,12 +262,12 @@ fn c7_a_reset_gives_all_lines_back() {
     let daemon = Daemon::start(SIM);
     let mut guest = daemon.guest("s");
     let mut world = daemon.world("control");
-    world.expect_levels(&[0; 6]);
+    world.expect_levels(&LOW);
     ok(&mut guest, SET_DIRECTION, 2, OUT);
     ok(&mut guest, SET_VALUE, 2, 1);
-    world.expect("2 1");
+    world.expect("reset 1");
     guest.frontend.reset_device().unwrap();
-    world.expect("2 0");
+    world.expect("reset 0");
 }
 
 #[test]
@@ -313,25 +324,54 @@ fn test_the_control_socket_is_the_users_alone() {
 }
 
 #[test]
-fn test_control_answers_each_line_once() {
+fn test_control_speaks_the_language_of_all_daemons() {
     let daemon = Daemon::start(SIM);
     let _guest = daemon.guest("s");
     let mut world = daemon.world("control");
     let mut other = daemon.world("control");
-    world.expect_levels(&[0; 6]);
-    other.expect_levels(&[0; 6]);
-    world.send("4\n4=0\n4=1\n4=1\nsim4=0\nnobody=1\n9=1\n4=7\n\n");
-    for line in ["4 0", "4 0", "4 1", "4 1", "4 0"] {
-        world.expect(line);
+    world.expect_levels(&LOW);
+    other.expect_levels(&LOW);
+    world.send("get 4\nset 4 0\nset sim4 1\nset sim4 1\nset 4 0\n");
+    for level in [0, 0, 1, 1, 0] {
+        world.expect_answer(&[&format!("sim4 {level}"), "ok"]);
     }
-    for _ in 0..2 {
-        world.expect("error: there is no such line");
+    for (line, error) in [
+        (
+            "get nobody",
+            "there is no thing \"nobody\": list shows what there is",
+        ),
+        (
+            "set 9 1",
+            "there is no thing \"9\": list shows what there is",
+        ),
+        ("set 4 7", "\"7\" is none of: 0, 1"),
+        ("sim4=1", "to set it, write: set sim4 1"),
+        ("", "that line is empty: help shows what can be said"),
+    ] {
+        world.send(&format!("{line}\n"));
+        world.expect_answer(&[&format!("error: {error}")]);
     }
-    world.expect("error: a level is 0 or 1");
-    world.expect("error: there is no such line");
-    // Others see the changes.
-    other.expect("4 1");
-    other.expect("4 0");
+    world.send("help watch\n");
+    let help = world.answer();
+    assert!(help.contains("changed NAME LEVEL"), "{help}");
+    // All who watch are told of changes, the one who made them too, and of nothing else.
+    for world in [&mut world, &mut other] {
+        world.expect("sim4 1");
+        world.expect("sim4 0");
+    }
+}
+
+#[test]
+fn test_control_answers_who_has_said_all() {
+    let daemon = Daemon::start(SIM);
+    let _guest = daemon.guest("s");
+    let mut client = UnixStream::connect(daemon.path("control")).unwrap();
+    client.set_read_timeout(Some(support::DEADLINE)).unwrap();
+    client.write_all(b"list\nset 4 1").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut seen = String::new();
+    client.read_to_string(&mut seen).unwrap();
+    assert!(seen.ends_with("\nok\nsim4 1\nok\n"), "{seen}");
 }
 
 #[test]
@@ -341,24 +381,34 @@ fn test_control_outlives_hostile_clients() {
     let path = daemon.directory.path().join("control");
     // A line without end.
     let mut endless = daemon.world("control");
-    endless.expect_levels(&[0; 6]);
-    let _ = UnixStream::connect(&path).unwrap().write_all(&[b'x'; 4096]);
-    endless.send(&"x".repeat(200));
-    endless.expect("");
-    // One that never reads.
-    let mut deaf = UnixStream::connect(&path).unwrap();
-    while deaf.write_all(b"3=1\n3=0\n3\n").is_ok() {}
+    endless.expect_levels(&LOW);
+    endless.send(&"x".repeat(300));
+    endless.expect_answer(&["error: a line has at most 256 bytes", ""]);
+    // One that never reads what it asks for.
+    let deaf = UnixStream::connect(&path).unwrap();
+    deaf.set_nonblocking(true).unwrap();
+    while (&deaf).write(b"help\nhelp\nhelp\n").is_ok() {}
     // Too many at once.
-    let crowd: Vec<_> = (0..20).map(|_| daemon.world("control")).collect();
+    let mut crowd: Vec<_> = (0..20)
+        .map(|_| UnixStream::connect(&path).unwrap())
+        .collect();
     assert_eq!(request(&mut guest, GET_VALUE, 0, 0), [OK, 0]);
-    let alive = |mut world: support::World| world.line() == "0 0";
-    assert_eq!(
-        crowd.into_iter().map(alive).filter(|&alive| alive).count(),
-        8
-    );
+    let served = crowd.iter_mut().filter(|client| {
+        // One that was refused is not listened to any more.
+        let _ = (&**client).write_all(b"watch\n");
+        client.set_read_timeout(Some(support::DEADLINE)).unwrap();
+        let mut answer = String::new();
+        BufReader::new(&**client).read_line(&mut answer).unwrap();
+        let refused = "error: 8 clients are connected already: close one\n";
+        assert!(answer == "ok\n" || answer == refused, "{answer}");
+        answer == "ok\n"
+    });
+    // The deaf one is there still.
+    assert_eq!(served.count(), 7);
+    drop(crowd);
     // They have gone, and there is room again.
     assert_eq!(request(&mut guest, GET_VALUE, 0, 0), [OK, 0]);
-    daemon.world("control").expect("0 0");
+    daemon.world("control").expect_levels(&LOW);
     daemon.stop();
 }
 
@@ -367,10 +417,10 @@ fn test_each_guest_has_its_own_chip() {
     let daemon = Daemon::start(&["-c", "2", "-l", "s2:s3"]);
     let mut guests = ["s0", "s1"].map(|name| daemon.guest(name));
     let mut worlds = ["control0", "control1"].map(|name| daemon.world(name));
-    worlds[0].expect_levels(&[0; 2]);
-    worlds[1].expect_levels(&[0; 3]);
-    worlds[1].send("0=1\n");
-    worlds[1].expect("0 1");
+    let names = [("sim0", 0), ("sim1", 0), ("sim2", 0)];
+    worlds[0].expect_levels(&names[..2]);
+    worlds[1].expect_levels(&names);
+    worlds[1].set("sim0", 1);
     assert_eq!(request(&mut guests[0], GET_VALUE, 0, 0), [OK, 0]);
     assert_eq!(request(&mut guests[1], GET_VALUE, 0, 0), [OK, 1]);
     let [one, mut two] = guests;
@@ -423,7 +473,10 @@ fn v9_usage_errors_end_with_status_2() {
             "--attr is for lines",
         ),
         // What contradicts itself; the rest is in the program's own tests.
-        (&["-l", "sim:2", "-l", "sim:2"], "1 guests and lines for 2"),
+        (
+            &["-l", "sim:2", "-l", "sim:2"],
+            "is 1 guest, and -l has lines for 2",
+        ),
         (&["-l", "sim:2,0=a,1=a"], "two lines that are called \"a\""),
         (
             &["-l", "0", "--sim-control", "/c"],

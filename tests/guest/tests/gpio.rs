@@ -43,24 +43,46 @@ impl Bench {
             world: BufReader::new(world),
             _directory: directory,
         };
-        for line in 0..6 {
-            bench.expect(&format!("{line} 0"))?;
-        }
+        bench.ask("watch")?;
         Ok(bench)
+    }
+
+    /// The next change: a line's name and its level.
+    fn change(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.world.read_line(&mut line)?;
+        let change = line.trim_end().strip_prefix("changed ");
+        Ok(change
+            .with_context(|| format!("{line:?} is no change"))?
+            .to_owned())
     }
 
     /// The next change of a level has to be this.
     fn expect(&mut self, change: &str) -> Result<()> {
-        let mut line = String::new();
-        self.world.read_line(&mut line)?;
-        ensure!(line.trim_end() == change, "{line:?} and not {change:?}");
+        let next = self.change()?;
+        ensure!(next == change, "{next:?} and not {change:?}");
         Ok(())
+    }
+
+    /// Has something done through the control socket.
+    fn ask(&mut self, line: &str) -> Result<()> {
+        writeln!(self.world.get_mut(), "{line}")?;
+        loop {
+            let mut answer = String::new();
+            self.world.read_line(&mut answer)?;
+            ensure!(
+                !answer.is_empty() && !answer.starts_with("error: "),
+                "{line}: {answer}"
+            );
+            if answer == "ok\n" {
+                return Ok(());
+            }
+        }
     }
 
     /// Gives a line a level from outside.
     fn drive(&mut self, line: u16, level: u8) -> Result<()> {
-        writeln!(self.world.get_mut(), "{line}={level}")?;
-        self.expect(&format!("{line} {level}"))
+        self.ask(&format!("set {line} {level}"))
     }
 
     /// Runs a line of shell that has to succeed.
@@ -123,17 +145,14 @@ fn lines_are_set_and_read(arch: &'static Arch) -> Result<()> {
     assert_eq!(bench.run("/usr/bin/gpioget gpiochip0 2 3")?, "0 1");
     // Through the wire, for as long as the program holds the line.
     bench.run("/usr/bin/gpioset --mode=signal gpiochip0 0=1 2=1 & echo $! >/tmp/pid")?;
-    bench.expect("0 1")?;
-    bench.expect("1 1")?;
-    bench.expect("2 1")?;
+    bench.expect("out 1")?;
+    bench.expect("in 1")?;
+    bench.expect("reset 1")?;
     assert_eq!(bench.run("/usr/bin/gpioget gpiochip0 1")?, "1");
     bench.run("kill $(cat /tmp/pid)")?;
-    let mut changes = [String::new(), String::new(), String::new()];
-    for change in &mut changes {
-        bench.world.read_line(change)?;
-    }
+    let mut changes = [bench.change()?, bench.change()?, bench.change()?];
     changes.sort();
-    assert_eq!(changes, ["0 0\n", "1 0\n", "2 0\n"], "given back");
+    assert_eq!(changes, ["in 0", "out 0", "reset 0"], "given back");
     bench.guest.power_off()
 }
 
@@ -210,25 +229,25 @@ fn the_driver_is_rebound_and_the_guest_reset(arch: &'static Arch) -> Result<()> 
     let works = "/usr/bin/gpioset --mode=signal gpiochip0 5=1 & echo $! >/tmp/pid";
     let driver = "/sys/bus/virtio/drivers/gpio_virtio";
     bench.run(works)?;
-    bench.expect("5 1")?;
+    bench.expect("sim5 1")?;
     bench.run("kill $(cat /tmp/pid)")?;
-    bench.expect("5 0")?;
+    bench.expect("sim5 0")?;
     bench.run(&format!("basename {driver}/virtio* >/tmp/name"))?;
     bench.run(&format!("cat /tmp/name >{driver}/unbind"))?;
     assert_ne!(bench.guest.run("ls /dev/gpiochip0")?.status, 0);
     bench.run(&format!("cat /tmp/name >{driver}/bind"))?;
     bench.run(works)?;
-    bench.expect("5 1")?;
+    bench.expect("sim5 1")?;
     bench.guest.qmp().execute("stop")?;
     bench.guest.qmp().execute("cont")?;
     // What the guest drives stays so while it is stopped.
     assert_eq!(bench.run("pidof gpioset >/dev/null && echo runs")?, "runs");
     bench.guest.reset()?;
     // The new driver has none of the old one's lines.
-    bench.expect("5 0")?;
+    bench.expect("sim5 0")?;
     bench.run(works)?;
-    bench.expect("5 1")?;
+    bench.expect("sim5 1")?;
     bench.run("kill $(cat /tmp/pid)")?;
-    bench.expect("5 0")?;
+    bench.expect("sim5 0")?;
     bench.guest.power_off()
 }

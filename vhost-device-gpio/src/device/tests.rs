@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vhost_device_driver::Buffer;
-use vhost_device_rig::{Back, Rig};
+use vhost_device_rig::{Back, Rig, logged};
 
 use super::wire::{EVENT_QUEUE, F_IRQ, REQUEST_QUEUE};
 use super::*;
@@ -88,13 +88,12 @@ impl Bench {
     }
 
     fn with_board(board: &Board) -> Self {
-        let world = Sim::new("the test", board, None).unwrap();
-        let device = Gpio::new(
-            "guest 0".to_owned(),
-            Box::new(world.clone()),
-            Logs::default(),
-        )
-        .unwrap();
+        Self::with_log(board, Log::new("guest 0"))
+    }
+
+    fn with_log(board: &Board, log: Log) -> Self {
+        let world = Sim::new(board, None, log.clone()).unwrap();
+        let device = Gpio::new(Box::new(world.clone()), log).unwrap();
         Self {
             rig: Rig::new(2, RING_SIZE, ROOM),
             world,
@@ -836,6 +835,46 @@ fn c7_a_reset_forgets_everything() {
         assert_eq!(bench.request(GET_DIRECTION, line, 0), OK);
     }
     assert_eq!(bench.unmask(2).1.unwrap(), INVALID);
+}
+
+#[test]
+fn test_what_fails_again_and_again_is_a_line_a_second_over_all_connections() {
+    let board = Board {
+        names: vec![String::new(); 100],
+        ..Board::default()
+    };
+    let log = Log::new("guest 0");
+    let start = Instant::now();
+    let lines = logged(|| {
+        for _ in 0..5 {
+            let mut bench = Bench::with_log(&board, log.clone());
+            bench.device.negotiated(F_IRQ).unwrap();
+            for line in 0..100 {
+                bench.enable(line, RISING);
+                bench.world.set_broken(line, true);
+                bench.request(GET_VALUE, line, 0);
+            }
+            bench.device.reset();
+        }
+    });
+    let most = 1 + start.elapsed().as_secs() as usize;
+    assert!((1..=most).contains(&lines.len()), "{lines:?}");
+    assert!(lines[0].starts_with("WARN: guest 0: the host cannot read line 0"));
+}
+
+#[test]
+fn test_what_a_guest_does_wrong_does_not_hide_what_the_hardware_does() {
+    let mut bench = Bench::new();
+    bench.world.set_broken(2, true);
+    let lines = logged(|| {
+        bench.request(GET_VALUE, COUNT, 0);
+        bench.request(GET_VALUE, 2, 0);
+    });
+    let [refused, failed] = &lines[..] else {
+        panic!("{lines:?}");
+    };
+    assert!(refused.contains("refused: there is no line 6"), "{refused}");
+    assert!(failed.contains("the host cannot read line 2"), "{failed}");
 }
 
 /// What a guest and the world do.

@@ -18,6 +18,7 @@ use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
 use super::{Edge, LineNumber, Lines, Watch, no_such_line};
+use crate::log::Log;
 use crate::wake::Bundle;
 
 /// What the kernel calls the user of a guest's lines; the guest's number comes behind it.
@@ -266,12 +267,12 @@ impl HostLine {
     }
 
     /// Gives the line back, or keeps it at its safe level.
-    fn give_back(&self, file: File) {
+    fn give_back(&self, file: File, log: &Log) {
         if self.safe.is_none() {
             return;
         }
         if let Err(error) = self.set_safe(&file) {
-            log::error!("{error}");
+            log.not_safe(error);
         }
         *self.lock_parked() = Some(file);
     }
@@ -374,6 +375,7 @@ pub struct Linux {
     /// In the lines' order; fewer only while they are being taken.
     taken: Vec<Taken>,
     bundle: Bundle,
+    log: Log,
 }
 
 #[derive(Debug)]
@@ -387,12 +389,13 @@ impl Linux {
     ///
     /// # Errors
     /// When somebody has taken one meanwhile, or the system has no descriptors left.
-    pub fn new(lines: Arc<[HostLine]>, guest: usize) -> io::Result<Self> {
+    pub fn new(lines: Arc<[HostLine]>, guest: usize, log: Log) -> io::Result<Self> {
         let consumer = consumer(guest);
         let mut this = Self {
             lines: Arc::clone(&lines),
             taken: Vec::with_capacity(lines.len()),
             bundle: Bundle::new()?,
+            log,
         };
         for (number, line) in (0..).zip(lines.iter()) {
             let file = line.take(&consumer)?;
@@ -496,7 +499,7 @@ impl Lines for Linux {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(error) => {
                     // A chip that was pulled out says so forever.
-                    log::error!("{line}: its edges cannot be read any more: {error}");
+                    self.log.lost_edges(line, error);
                     self.bundle.remove(&taken.file);
                 }
             }
@@ -517,14 +520,65 @@ impl Drop for Linux {
         for (line, taken) in self.lines.iter().zip(self.taken.drain(..)) {
             // A line that is parked must not wake the next session's bundle, nor this one's.
             self.bundle.remove(&taken.file);
-            line.give_back(taken.file);
+            line.give_back(taken.file, &self.log);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use vhost_device_rig::logged;
+
     use super::*;
+
+    /// A chip that has nothing of a chip.
+    fn no_chip() -> Arc<Chip> {
+        Arc::new(Chip {
+            file: File::open("/dev/null").unwrap(),
+            name: "gpiochip0".to_owned(),
+            lines: 100,
+        })
+    }
+
+    #[test]
+    fn test_hardware_that_fails_is_a_line_a_second_over_all_connections() {
+        let chip = no_chip();
+        let line = |offset| {
+            let chip = Arc::clone(&chip);
+            HostLine::new(
+                chip,
+                offset,
+                String::new(),
+                Attributes::default(),
+                Some(true),
+            )
+        };
+        let lines: Arc<[HostLine]> = (0..100).map(line).collect();
+        let log = Log::new("guest 0");
+        let start = Instant::now();
+        let told = logged(|| {
+            for _ in 0..5 {
+                for line in lines.iter() {
+                    // Ready, and no edge: what a chip says that was pulled out.
+                    let (reader, _) = rustix::pipe::pipe().unwrap();
+                    *line.lock_parked() = Some(reader.into());
+                }
+                let mut guest = Linux::new(Arc::clone(&lines), 0, log.clone()).unwrap();
+                assert_eq!(guest.next_edge(), None);
+            }
+        });
+        let most = 1 + start.elapsed().as_secs() as usize;
+        for what in [
+            "edges cannot be read any more",
+            "cannot be set to its safe value",
+        ] {
+            let count = told.iter().filter(|line| line.contains(what)).count();
+            assert!((1..=most).contains(&count), "{told:?}");
+        }
+        assert!(told.len() <= 2 * most, "{told:?}");
+    }
 
     #[test]
     fn test_who_names_no_chip_is_told_which_there_are() {

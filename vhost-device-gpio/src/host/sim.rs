@@ -14,9 +14,11 @@ use std::time::{Duration, Instant};
 
 use vhost_device_backend::Timer;
 use vhost_device_daemon::Listener;
+use vhost_device_daemon::control::{Client, Gone, MAX_CLIENTS, answer, refusal};
 
-use self::control::{Client, Command, Gone};
+use self::control::Chip;
 use super::{Edge, LineNumber, Lines, Watch, no_such_line};
+use crate::log::Log;
 use crate::wake::{Bundle, Flag};
 
 mod control;
@@ -25,8 +27,9 @@ mod control;
 /// latch what those before them latch.
 const MAX_EDGES: usize = 1024;
 
-/// How many clients the control socket of a chip has at a time.
-const MAX_CLIENTS: usize = 8;
+/// How long clients of the control socket that cannot be taken are left alone: trying again at once
+/// would spin.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// How many things are done for the world outside before the device has its turn.
 const MAX_WORK: usize = 64;
@@ -69,17 +72,29 @@ pub struct Sim {
 
 #[derive(Debug)]
 struct State {
-    guest: String,
+    log: Log,
     names: Arc<[String]>,
     lines: Vec<Line>,
     listener: Option<Arc<Listener>>,
-    clients: [Option<Client>; MAX_CLIENTS],
+    /// Until when no client is taken, after one could not be.
+    rests: Option<Instant>,
+    clients: [Option<Player>; MAX_CLIENTS],
     bundle: Arc<Bundle>,
     generators: Vec<Generator>,
     edges: VecDeque<(LineNumber, Edge)>,
     /// Up while there are edges.
     pending: Flag,
     timer: Timer,
+}
+
+/// Who plays the world around the chip.
+#[derive(Debug)]
+struct Player {
+    client: Client,
+    /// Whether it is told of each change.
+    watches: bool,
+    /// Its line is being answered: it must not be let go before, however much it has read.
+    is_served: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -125,11 +140,12 @@ impl Generator {
 }
 
 impl Sim {
-    /// The chip that `board` describes, for `guest`, with clients that come through `listener`.
+    /// The chip that `board` describes, with clients that come through `listener`, for the guest
+    /// that `log` is about.
     ///
     /// # Errors
     /// When the system has no descriptors left.
-    pub fn new(guest: &str, board: &Board, listener: Option<Arc<Listener>>) -> io::Result<Self> {
+    pub fn new(board: &Board, listener: Option<Arc<Listener>>, log: Log) -> io::Result<Self> {
         let mut lines = vec![Line::default(); board.names.len()];
         for &(one, other) in &board.loops {
             for (from, to) in [(one, other), (other, one)] {
@@ -143,10 +159,11 @@ impl Sim {
         let bundle = Arc::new(Bundle::new()?);
         let names: Arc<[String]> = board.names.iter().cloned().collect();
         let state = State {
-            guest: guest.to_owned(),
+            log,
             names: Arc::clone(&names),
             lines,
             listener,
+            rests: None,
             clients: Default::default(),
             bundle: Arc::clone(&bundle),
             generators: generators
@@ -244,8 +261,16 @@ impl State {
             if std::mem::replace(&mut line.last, level) == level {
                 continue;
             }
-            for client in self.clients.iter_mut().flatten() {
-                client.tell(number, level);
+            let mut watching = self
+                .clients
+                .iter_mut()
+                .flatten()
+                .filter(|p| p.watches)
+                .peekable();
+            if watching.peek().is_some() {
+                let name = control::name(&self.names, number);
+                let change = format!("changed {name} {}\n", u8::from(level));
+                watching.for_each(|player| player.client.tell(&change));
             }
             let edge = match level {
                 true => Edge::Rising,
@@ -260,87 +285,111 @@ impl State {
         self.flush_clients();
     }
 
-    /// Takes a new client, and tells it the level of each line.
+    /// Takes a new client.
     fn accept(&mut self) {
         let Some(listener) = &self.listener else {
             return;
         };
-        let stream = match listener.accept() {
-            Ok(stream) => stream,
+        let accepted = listener.accept().and_then(Client::new);
+        let mut client = match accepted {
+            Ok(client) => client,
             // It has left already.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) => {
-                // It would be ready forever, and this thread busy with it.
-                let guest = &self.guest;
-                log::error!("{guest}: the control socket takes no more clients: {error}");
+                self.log.no_client(error);
+                // It is ready still.
                 self.bundle.remove(&**listener);
+                self.rests = Some(Instant::now() + PAUSE);
+                self.set_timer(Instant::now());
                 return;
             }
         };
         let slots = (FIRST_CLIENT..).zip(&mut self.clients);
         let Some((token, slot)) = slots.into_iter().find(|(_, slot)| slot.is_none()) else {
-            log::debug!("{}: too many clients of the simulator", self.guest);
+            client.answer(&refusal());
+            // Gone or not, it is dropped.
+            let _ = client.flush();
             return;
         };
-        let Ok(mut client) = Client::new(stream) else {
-            return;
-        };
-        for (number, line) in (0..).zip(&self.lines) {
-            client.tell(number, line.last);
-        }
-        if self.bundle.add(&client, token).is_ok() {
-            *slot = Some(client);
-            self.flush_clients();
+        match self.bundle.add(&client, token) {
+            Ok(()) => {
+                *slot = Some(Player {
+                    client,
+                    watches: false,
+                    is_served: false,
+                });
+            }
+            Err(error) => self.log.no_client(error),
         }
     }
 
-    /// Does what a client wants.
+    /// Takes clients again.
+    fn take_clients(&mut self, now: Instant) {
+        if self.rests.is_none_or(|rests| rests > now) {
+            return;
+        }
+        self.rests = None;
+        if let Some(listener) = &self.listener
+            && let Err(error) = self.bundle.add(&**listener, LISTENER)
+        {
+            self.log.no_client(error);
+            self.rests = Some(now + PAUSE);
+        }
+    }
+
+    /// Does what a client says, as far as it takes the answers.
     fn serve(&mut self, token: u16) {
         let slot = usize::from(token.saturating_sub(FIRST_CLIENT));
-        let read = match self.clients.get_mut(slot) {
-            Some(Some(client)) => client.read(),
-            _ => return,
-        };
-        for line in read.as_deref().unwrap_or_default() {
-            let command = control::parse(line, &self.names);
-            let before = command.ok().and_then(|command| self.last(command.line));
-            if let Ok(Command {
-                line,
-                level: Some(high),
-            }) = command
-            {
-                self.drive(line, high);
+        let talked = self.talk(slot);
+        if let Some(slot) = self.clients.get_mut(slot) {
+            match (talked, &mut *slot) {
+                (Ok(()), Some(player)) => player.is_served = false,
+                _ => *slot = None,
             }
-            let after = command.ok().and_then(|command| self.last(command.line));
-            let Some(Some(client)) = self.clients.get_mut(slot) else {
-                return;
-            };
-            match (command, after) {
-                (Err(why), _) => client.tell_error(why),
-                // Else it has been told already.
-                (Ok(command), Some(level)) if before == after => client.tell(command.line, level),
-                _ => {}
-            }
-        }
-        if read == Err(Gone)
-            && let Some(slot) = self.clients.get_mut(slot)
-        {
-            *slot = None;
         }
         self.flush_clients();
     }
 
-    fn last(&self, line: LineNumber) -> Option<bool> {
-        self.lines.get(usize::from(line)).map(|line| line.last)
+    fn talk(&mut self, slot: usize) -> Result<(), Gone> {
+        // What it took is room for the next answer.
+        let player = self.client(slot)?;
+        player.is_served = true;
+        player.client.flush()?;
+        player.client.receive()?;
+        while let Some(line) = self.client(slot)?.client.next_line() {
+            let mut watches = self.client(slot)?.watches;
+            let chip = &mut Chip {
+                state: self,
+                watches: &mut watches,
+            };
+            let answer = answer(chip, &line);
+            let player = self.client(slot)?;
+            player.watches = watches;
+            player.client.answer(&answer);
+            player.client.flush()?;
+        }
+        self.client(slot)?.client.flush()
+    }
+
+    fn client(&mut self, slot: usize) -> Result<&mut Player, Gone> {
+        self.clients
+            .get_mut(slot)
+            .and_then(Option::as_mut)
+            .ok_or(Gone)
     }
 
     fn flush_clients(&mut self) {
         for (token, slot) in (FIRST_CLIENT..).zip(&mut self.clients) {
-            let Some(client) = slot else {
+            let Some(Player {
+                client,
+                is_served: false,
+                ..
+            }) = slot
+            else {
                 continue;
             };
             match client.flush() {
-                Ok(more) => self.bundle.set_writable(&*client, token, more),
+                Ok(()) => self.bundle.watch(&*client, token, client.listens()),
                 Err(Gone) => *slot = None,
             }
         }
@@ -349,7 +398,11 @@ impl State {
     /// Does what one of those that are ready is there for.
     fn work(&mut self, token: u16) {
         match token {
-            TIMER => self.run_generators(Instant::now()),
+            TIMER => {
+                let now = Instant::now();
+                self.take_clients(now);
+                self.run_generators(now);
+            }
             LISTENER => self.accept(),
             PENDING => {}
             client => self.serve(client),
@@ -376,6 +429,7 @@ impl State {
             .generators
             .iter()
             .filter_map(|generator| generator.due)
+            .chain(self.rests)
             .min();
         match next {
             Some(due) => self.timer.arm(due.saturating_duration_since(now)),
@@ -415,11 +469,8 @@ impl Lines for Sim {
 
     fn set_value(&mut self, line: LineNumber, high: bool) -> io::Result<()> {
         self.change(line, |line| line.driven = Some(high))?;
-        log::debug!(
-            "{}: simulated line {line} is {}",
-            self.state().guest,
-            u8::from(high)
-        );
+        let level = u8::from(high);
+        ::log::debug!("{}: line {line} is {level}", self.state().log.guest());
         Ok(())
     }
 

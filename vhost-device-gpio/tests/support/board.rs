@@ -81,9 +81,13 @@ impl Board {
             chip.pull(line, high);
             return;
         }
-        let mut world = self.world();
-        world.send(&format!("{line}={}\n", u8::from(high)));
-        world.line();
+        let level = u8::from(high);
+        let mut world = World::connect(self.daemon.path(CONTROL));
+        world.send(&format!("set {line} {level}\n"));
+        // Of what it asks for by itself, and of this.
+        for _ in 0..3 {
+            while world.answer() != "ok" {}
+        }
     }
 
     /// Whether a line is high, as the world sees it. One of `gpio-sim` that was driven, and is no
@@ -92,9 +96,10 @@ impl Board {
         if let Some(chip) = &self.kernel {
             return chip.is_high(line);
         }
-        let mut world = self.world();
-        world.send(&format!("{line}\n"));
-        world.line() == format!("{line} 1")
+        let mut world = World::connect(self.daemon.path(CONTROL));
+        world.expect_answer(&["ok"]);
+        let levels = NAMES.map(|_| world.answer());
+        levels[line].ends_with(" 1")
     }
 
     /// A line is or becomes high, or low.
@@ -117,14 +122,5 @@ impl Board {
         let buffer = unmask(guest, FENCE as u16);
         chip.pull(FENCE, !chip.is_high(FENCE));
         assert_eq!(event(guest, buffer), VALID);
-    }
-
-    /// A client of the simulator that has been told all levels.
-    fn world(&self) -> World {
-        let mut world = World::connect(self.daemon.path(CONTROL));
-        for _ in NAMES {
-            world.line();
-        }
-        world
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod board;
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::ops::Deref;
 use std::os::unix::net::UnixStream;
@@ -162,20 +163,25 @@ pub fn no_event(guest: &mut Driver) {
     assert!(guest.queues[EVENTS].ring.pop_used().is_none());
 }
 
-/// A client of the simulator's control socket.
+/// A client of the simulator's control socket that is told of each change.
 #[derive(Debug)]
 pub struct World {
     stream: BufReader<UnixStream>,
+    /// Changes that were told and not asked for yet.
+    changes: VecDeque<String>,
 }
 
 impl World {
-    /// Connects; the level of each line comes as soon as a guest is there.
+    /// Connects; it is served as soon as a guest is there, and what it asks for is answered then.
     pub fn connect(path: impl AsRef<Path>) -> Self {
         let stream = UnixStream::connect(path).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        Self {
+        let mut world = Self {
             stream: BufReader::new(stream),
-        }
+            changes: VecDeque::new(),
+        };
+        world.send("watch\nlist\n");
+        world
     }
 
     pub fn send(&mut self, text: &str) {
@@ -189,17 +195,53 @@ impl World {
         line.trim_end().to_owned()
     }
 
-    /// The next line has to be this.
-    #[track_caller]
-    pub fn expect(&mut self, line: &str) {
-        assert_eq!(self.line(), line);
+    /// The next line that is no change.
+    pub fn answer(&mut self) -> String {
+        loop {
+            let line = self.line();
+            match line.strip_prefix("changed ") {
+                Some(change) => self.changes.push_back(change.to_owned()),
+                None => return line,
+            }
+        }
     }
 
-    /// What a new client is told.
+    /// The next lines that are no changes have to be these.
     #[track_caller]
-    pub fn expect_levels(&mut self, levels: &[u8]) {
-        for (line, level) in levels.iter().enumerate() {
-            self.expect(&format!("{line} {level}"));
+    pub fn expect_answer(&mut self, lines: &[&str]) {
+        for line in lines {
+            assert_eq!(self.answer(), *line);
         }
+    }
+
+    /// The next change has to be this: a line's name and its level.
+    #[track_caller]
+    pub fn expect(&mut self, change: &str) {
+        let next = self.changes.pop_front();
+        let next = next.map_or_else(|| self.line(), |change| format!("changed {change}"));
+        assert_eq!(next, format!("changed {change}"));
+    }
+
+    /// Gives a line a level from outside, which it then has.
+    #[track_caller]
+    pub fn set(&mut self, line: &str, level: u8) {
+        self.send(&format!("set {line} {level}\n"));
+        self.expect_answer(&[&format!("{line} {level}"), "ok"]);
+    }
+
+    /// Nothing more comes.
+    #[track_caller]
+    pub fn expect_end(&mut self) {
+        assert_eq!(self.answer(), "");
+    }
+
+    /// What was asked for with the connection: the lines' names and levels.
+    #[track_caller]
+    pub fn expect_levels(&mut self, levels: &[(&str, u8)]) {
+        self.expect_answer(&["ok"]);
+        for (name, level) in levels {
+            self.expect_answer(&[&format!("{name} {level}")]);
+        }
+        self.expect_answer(&["ok"]);
     }
 }

@@ -20,10 +20,8 @@ pub(super) const SECTION: Section = Section {
 
 /// Lines 0 and 1 are wired together.
 const CHIP: &str = "sim:4,0=out,1=in,2=led,3=button,loop=0-1";
-/// The chip's lines, each with its level, as the control socket tells them at first.
-const LINES: usize = 4;
-const LED: &str = "2 1";
-const BUTTON: u16 = 3;
+/// What the control socket tells when the light goes on.
+const LED: &str = "changed led 1";
 
 // Busybox has no such programs, but these are named by their paths as the others are.
 const LINES_OF_CHIP: &str = "/usr/bin/gpioinfo gpiochip0";
@@ -82,30 +80,40 @@ impl World {
         let stream = UnixStream::connect(path).context("cannot reach the simulated chip")?;
         stream.set_read_timeout(Some(DEADLINE))?;
         let mut world = Self(BufReader::new(stream));
-        for _ in 0..LINES {
-            world.change()?;
-        }
+        world.ask("watch")?;
         Ok(world)
     }
 
-    /// The next change of a level.
-    fn change(&mut self) -> Result<String> {
+    /// Has something done.
+    fn ask(&mut self, line: &str) -> Result<()> {
+        writeln!(self.0.get_mut(), "{line}")?;
+        self.wait_for("ok")
+    }
+
+    /// The next line that the chip tells.
+    fn line(&mut self) -> Result<String> {
         let mut line = String::new();
         let read = self.0.read_line(&mut line);
         read.context("nothing changes on the simulated chip")?;
         Ok(line.trim_end().to_owned())
     }
 
-    fn wait_for(&mut self, change: &str) -> Result<()> {
-        while self.change()? != change {}
-        Ok(())
+    fn wait_for(&mut self, wanted: &str) -> Result<()> {
+        loop {
+            let line = self.line()?;
+            if line == wanted {
+                return Ok(());
+            }
+            if line.is_empty() || line.starts_with("error: ") {
+                bail!("the simulated chip says {line:?}");
+            }
+        }
     }
 
     /// Presses and releases the button until a program of the guest has ended.
     fn press_while_runs(&mut self, guest: &mut RunningGuest, is_running: &str) -> Result<()> {
         for level in (0..PRESSES).map(|turn| u8::from(turn % 2 == 0)) {
-            writeln!(self.0.get_mut(), "{BUTTON}={level}")?;
-            self.wait_for(&format!("{BUTTON} {level}"))?;
+            self.ask(&format!("set button {level}"))?;
             if guest.run(is_running)?.status != 0 {
                 return Ok(());
             }
