@@ -9,6 +9,7 @@
 //! | `agent` | what one guest sees and has asked for; the commands of all protocols |
 //! | `base` to `pinctrl` | the commands of one protocol each |
 //! | `interval` | times between readings, as they are written |
+//! | `rounding` | rates and intervals that a guest wants, and those that there are |
 //! | `outbox` | what waits for a buffer of the event queue |
 //! | `wire` | headers, statuses, names, lists |
 
@@ -41,6 +42,7 @@ mod pinctrl;
 mod power;
 mod powercap;
 mod reset;
+mod rounding;
 mod sensor;
 mod system;
 mod voltage;

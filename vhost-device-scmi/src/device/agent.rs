@@ -75,12 +75,21 @@ pub(super) trait Protocol {
     const ID: u8;
     /// Its version: the major one in the upper 16 bits.
     const VERSION: u32;
+    /// The last message that DEN0056 has of it. There are none behind, and what is there before
+    /// and not here is not supported.
+    const LAST: u8;
 
     /// Whether there is anything in it for the guest: else it is not there.
     fn is_there(&self) -> bool;
 
     /// Whether it has a command. Those that every protocol has are not asked for.
     fn has(&self, cx: Context<'_>, message: u8) -> bool;
+
+    /// What `PROTOCOL_MESSAGE_ATTRIBUTES` says of a command that it [has](Protocol::has).
+    fn message_attributes(&self, message: u8) -> u32 {
+        let _ = message;
+        0
+    }
 
     /// The results of `PROTOCOL_ATTRIBUTES`.
     fn attributes(&self, cx: Context<'_>, results: &mut Results<'_>) -> Done;
@@ -483,20 +492,17 @@ fn dispatch<P: Protocol>(protocol: &mut P, cx: Context<'_>, call: Call<'_, '_>) 
         }
         PROTOCOL_MESSAGE_ATTRIBUTES => {
             let [message] = call.arguments.words()?;
-            let there = match u8::try_from(message) {
+            let attributes = match u8::try_from(message) {
                 Ok(
                     PROTOCOL_VERSION
                     | PROTOCOL_ATTRIBUTES
                     | PROTOCOL_MESSAGE_ATTRIBUTES
                     | NEGOTIATE_PROTOCOL_VERSION,
-                ) => true,
-                Ok(message) => protocol.has(cx, message),
-                Err(_) => false,
+                ) => 0,
+                Ok(message) if protocol.has(cx, message) => protocol.message_attributes(message),
+                _ => return Err(Status::NotFound.into()),
             };
-            if !there {
-                return Err(Status::NotFound.into());
-            }
-            call.results.word(0)?;
+            call.results.word(attributes)?;
         }
         NEGOTIATE_PROTOCOL_VERSION => {
             let [version] = call.arguments.words()?;
@@ -508,7 +514,8 @@ fn dispatch<P: Protocol>(protocol: &mut P, cx: Context<'_>, call: Call<'_, '_>) 
         message if protocol.has(cx, message) => {
             return protocol.command(cx, call);
         }
-        _ => return Err(Status::NotSupported.into()),
+        message if message <= P::LAST => return Err(Status::NotSupported.into()),
+        _ => return Err(Status::NotFound.into()),
     }
     Ok(())
 }

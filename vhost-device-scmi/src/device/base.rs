@@ -58,6 +58,8 @@ fn implementation_version() -> u32 {
 impl Protocol for Base {
     const ID: u8 = 0x10;
     const VERSION: u32 = 0x2_0001;
+    /// `BASE_RESET_AGENT_CONFIGURATION`.
+    const LAST: u8 = 0xb;
 
     fn is_there(&self) -> bool {
         true

@@ -2,7 +2,8 @@
 
 use super::agent::{Call, Context, Found, Protocol, Told, View};
 use super::outbox::{Outbox, Subject};
-use super::wire::{Choice, Done, Failure, NoRoom, Results, Status, bits, is_long};
+use super::rounding::Rounding;
+use super::wire::{Choice, Done, Failure, NoRoom, Part, Results, Status, bits, is_long};
 use crate::host::{self, Clock, Guest, Rates, ResourceId};
 
 const ATTRIBUTES: u8 = 0x3;
@@ -35,16 +36,14 @@ const STATE: u32 = 3;
 const DISABLED: u32 = 0;
 const ENABLED: u32 = 1;
 
+/// `CLOCK_CONFIG_SET`: a configuration of a vendor's, of which there is none.
+const EXTENDED: u32 = 0xff << 16;
+
+/// `CLOCK_CONFIG_GET`: the same.
+const EXTENDED_GET: u32 = 0xff;
+
 /// The most parents that `CLOCK_POSSIBLE_PARENTS_GET` can count at a time.
 const MAX_PARENTS: usize = 0xff;
-
-/// How a rate that there is not becomes one that there is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rounding {
-    Down,
-    Up,
-    Nearest,
-}
 
 #[derive(Debug)]
 pub(super) struct Clocks {
@@ -52,35 +51,15 @@ pub(super) struct Clocks {
     told: Told<u64>,
 }
 
-/// The nearest of those that there are on one side, or on both.
+/// A rate that there is.
 fn round(rates: &Rates, wanted: u64, rounding: Rounding) -> Option<u64> {
-    let (below, above) = match rates {
-        Rates::Discrete(rates) => (
-            rates.iter().rev().find(|rate| **rate <= wanted).copied(),
-            rates.iter().find(|rate| **rate >= wanted).copied(),
-        ),
-        &Rates::Range { min, max, step } => {
-            let last = max.checked_sub(max.checked_sub(min)?.checked_rem(step)?)?;
-            if wanted < min {
-                (None, Some(min))
-            } else if wanted > last {
-                (Some(last), None)
-            } else {
-                let rest = (wanted - min).checked_rem(step)?;
-                let below = wanted - rest;
-                let above = if rest == 0 { wanted } else { below + step };
-                (Some(below), Some(above))
-            }
+    let rate = match *rates {
+        Rates::Discrete(ref rates) => rounding.in_list(rates, wanted.into()),
+        Rates::Range { min, max, step } => {
+            rounding.in_range([min, max, step].map(u128::from), wanted.into())
         }
     };
-    match rounding {
-        Rounding::Down => below,
-        Rounding::Up => above,
-        Rounding::Nearest => match (below, above) {
-            (Some(below), Some(above)) if above - wanted < wanted - below => Some(above),
-            (below, above) => below.or(above),
-        },
-    }
+    u64::try_from(rate?).ok()
 }
 
 impl Clocks {
@@ -136,11 +115,11 @@ impl Clocks {
         flags: u32,
         wanted: u64,
     ) -> Result<(), Failure> {
+        if flags & !(ASYNC | IGNORE_RESPONSE | ROUND_UP | ROUND_AUTO) != 0 {
+            return Err(Status::InvalidParameters.into());
+        }
         if flags & ASYNC != 0 {
             return Err(Status::NotSupported.into());
-        }
-        if flags & !(IGNORE_RESPONSE | ROUND_UP | ROUND_AUTO) != 0 {
-            return Err(Status::InvalidParameters.into());
         }
         let rounding = match (flags & ROUND_AUTO != 0, flags & ROUND_UP != 0) {
             (true, _) => Rounding::Nearest,
@@ -168,8 +147,11 @@ impl Clocks {
         clock: &Found<'_, Clock>,
         attributes: u32,
     ) -> Result<(), Failure> {
-        // No configuration of a vendor's, and so a state there has to be.
-        if attributes & !STATE != 0 {
+        if attributes & !(STATE | EXTENDED) != 0 {
+            return Err(Status::InvalidParameters.into());
+        }
+        // Without one of these, a state there has to be.
+        if attributes & EXTENDED != 0 {
             return Err(Status::NotSupported.into());
         }
         let enabled = match attributes & STATE {
@@ -191,6 +173,7 @@ impl Clocks {
 impl Protocol for Clocks {
     const ID: u8 = 0x14;
     const VERSION: u32 = 0x3_0000;
+    const LAST: u8 = GET_PERMISSIONS;
 
     fn is_there(&self) -> bool {
         !self.view.is_empty()
@@ -250,14 +233,17 @@ impl Protocol for Clocks {
             }
             CONFIG_SET => {
                 // Agents of versions before 3.0 have no third word.
-                let (id, attributes) = match arguments.words() {
-                    Ok([id, attributes]) => (id, attributes),
+                let (id, attributes, reserved) = match arguments.words() {
+                    Ok([id, attributes]) => (id, attributes, !ENABLED),
                     Err(_) => {
                         let [id, attributes, _] = arguments.words()?;
-                        (id, attributes)
+                        (id, attributes, 0)
                     }
                 };
                 let found = self.view.find(clocks, id)?.controlled()?;
+                if attributes & reserved != 0 {
+                    return Err(Status::InvalidParameters.into());
+                }
                 Self::set_config(cx, &found, attributes)?;
             }
             NAME_GET => self.view.tell_name(clocks, arguments, results)?,
@@ -274,6 +260,9 @@ impl Protocol for Clocks {
             CONFIG_GET => {
                 let [id, flags] = arguments.words()?;
                 let found = self.view.find(clocks, id)?;
+                if flags & !EXTENDED_GET != 0 {
+                    return Err(Status::InvalidParameters.into());
+                }
                 if flags != 0 {
                     return Err(Status::NotSupported.into());
                 }
@@ -284,8 +273,13 @@ impl Protocol for Clocks {
                 let found = self.view.find(clocks, id)?;
                 let parents = self.parents(&found);
                 let head = |count, left: u32| count | left.min(0xff) << 24;
-                let total = parents.len();
-                results.list(total, skip, MAX_PARENTS, head, |results, position| {
+                let part = Part {
+                    total: parents.len(),
+                    skip,
+                    most: MAX_PARENTS,
+                    beyond: Status::OutOfRange,
+                };
+                results.list(part, head, |results, position| {
                     results.word(parents.get(position).ok_or(NoRoom)?.0)
                 })?;
             }
@@ -323,51 +317,5 @@ impl Protocol for Clocks {
             }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn test_rates_are_rounded_as_asked() {
-        use Rounding::{Down, Nearest, Up};
-        let list = Rates::Discrete(vec![10, 20, 40]);
-        for (wanted, down, up, nearest) in [
-            (5, None, Some(10), Some(10)),
-            (10, Some(10), Some(10), Some(10)),
-            (29, Some(20), Some(40), Some(20)),
-            (31, Some(20), Some(40), Some(40)),
-            (41, Some(40), None, Some(40)),
-        ] {
-            assert_eq!(round(&list, wanted, Down), down, "{wanted}");
-            assert_eq!(round(&list, wanted, Up), up, "{wanted}");
-            assert_eq!(round(&list, wanted, Nearest), nearest, "{wanted}");
-        }
-        // The highest that there is is below the maximum.
-        let range = Rates::Range {
-            min: 100,
-            max: 205,
-            step: 10,
-        };
-        for (wanted, down, up, nearest) in [
-            (0, None, Some(100), Some(100)),
-            (104, Some(100), Some(110), Some(100)),
-            (106, Some(100), Some(110), Some(110)),
-            (200, Some(200), Some(200), Some(200)),
-            (204, Some(200), None, Some(200)),
-            (u64::MAX, Some(200), None, Some(200)),
-        ] {
-            assert_eq!(round(&range, wanted, Down), down, "{wanted}");
-            assert_eq!(round(&range, wanted, Up), up, "{wanted}");
-            assert_eq!(round(&range, wanted, Nearest), nearest, "{wanted}");
-        }
-        let whole = Rates::Range {
-            min: 0,
-            max: u64::MAX,
-            step: 1,
-        };
-        assert_eq!(round(&whole, u64::MAX, Up), Some(u64::MAX));
     }
 }

@@ -3,19 +3,12 @@
 
 use std::time::Duration;
 
+use super::rounding::Rounding;
 use crate::host::Intervals;
 
 /// The exponents that five bits can say, in seconds. Below -9 there is nothing in a [`Duration`].
 const MIN_EXPONENT: i32 = -9;
 const MAX_EXPONENT: i32 = 15;
-
-/// How an interval that there is not becomes one that there is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rounding {
-    Down,
-    Up,
-    Nearest,
-}
 
 /// Five bits of a signed exponent.
 pub(super) fn exponent_bits(exponent: i32) -> u32 {
@@ -58,41 +51,23 @@ pub(super) fn decode(number: u32, bits: u32) -> Duration {
     Duration::from_nanos(nanos)
 }
 
-/// The interval of those that there are which is next to the one that is wanted. `None` when
-/// there is none on the side that it may be on.
+/// An interval that there is.
 pub(super) fn round(
     intervals: &Intervals,
     wanted: Duration,
     rounding: Rounding,
 ) -> Option<Duration> {
-    let (below, above) = match intervals {
-        Intervals::Discrete(list) => (
-            list.iter().rev().find(|one| **one <= wanted).copied(),
-            list.iter().find(|one| **one >= wanted).copied(),
-        ),
-        &Intervals::Range { min, max, step } => {
-            if wanted < min {
-                (None, Some(min))
-            } else if wanted >= max {
-                (Some(max), (wanted == max).then_some(max))
-            } else {
-                let over = (wanted - min).as_nanos();
-                let rest = over.checked_rem(step.as_nanos()).unwrap_or(0);
-                // Fits: it is less than what is wanted.
-                let below = wanted - Duration::from_nanos(u64::try_from(rest).ok()?);
-                let above = if rest == 0 { below } else { below + step };
-                (Some(below), (above <= max).then_some(above))
-            }
+    let wanted = wanted.as_nanos();
+    let nanos = match *intervals {
+        Intervals::Discrete(ref list) => {
+            let list: Vec<_> = list.iter().map(Duration::as_nanos).collect();
+            rounding.in_list(&list, wanted)
+        }
+        Intervals::Range { min, max, step } => {
+            rounding.in_range([min, max, step].map(|one| one.as_nanos()), wanted)
         }
     };
-    match rounding {
-        Rounding::Down => below,
-        Rounding::Up => above,
-        Rounding::Nearest => match (below, above) {
-            (Some(below), Some(above)) if above - wanted < wanted - below => Some(above),
-            (below, above) => below.or(above),
-        },
-    }
+    Some(Duration::from_nanos(u64::try_from(nanos?).ok()?))
 }
 
 #[cfg(test)]
@@ -120,36 +95,6 @@ mod tests {
         }
         assert_eq!(decode(5, exponent_bits(-10)), Duration::ZERO);
         assert_eq!(decode(50_000, exponent_bits(-12)), Duration::from_nanos(50));
-    }
-
-    #[test]
-    fn test_intervals_are_rounded_as_asked() {
-        use Rounding::{Down, Nearest, Up};
-        let ms = Duration::from_millis;
-        let list = Intervals::Discrete(vec![ms(10), ms(100)]);
-        let range = Intervals::Range {
-            min: ms(10),
-            max: ms(100),
-            step: ms(30),
-        };
-        for (intervals, wanted, down, up, nearest) in [
-            (&list, 5, None, Some(10), Some(10)),
-            (&list, 54, Some(10), Some(100), Some(10)),
-            (&list, 56, Some(10), Some(100), Some(100)),
-            (&list, 200, Some(100), None, Some(100)),
-            (&range, 5, None, Some(10), Some(10)),
-            (&range, 40, Some(40), Some(40), Some(40)),
-            (&range, 60, Some(40), Some(70), Some(70)),
-            (&range, 100, Some(100), Some(100), Some(100)),
-            (&range, 101, Some(100), None, Some(100)),
-        ] {
-            let rounded = |rounding| round(intervals, ms(wanted), rounding);
-            assert_eq!(rounded(Down), down.map(ms), "{wanted}");
-            assert_eq!(rounded(Up), up.map(ms), "{wanted}");
-            assert_eq!(rounded(Nearest), nearest.map(ms), "{wanted}");
-        }
-        let none = Intervals::Discrete(Vec::new());
-        assert_eq!(round(&none, ms(1), Nearest), None);
     }
 
     proptest! {

@@ -2,7 +2,7 @@
 
 use super::agent::{Call, Context, Found, Protocol, Told, View};
 use super::outbox::{Outbox, Subject};
-use super::wire::{Done, MAX_COUNT, NoRoom, Results, Status, bits, count_and_left, is_long};
+use super::wire::{Done, MAX_COUNT, NoRoom, Part, Results, Status, bits, count_and_left, is_long};
 use crate::host::{self, Guest, Limits, Performance, PowerScale, Resource, ResourceId};
 
 const DOMAIN_ATTRIBUTES: u8 = 0x3;
@@ -113,12 +113,12 @@ fn number_of(domain: &Found<'_, Performance>, position: usize) -> u32 {
 /// The numbers of a domain's levels, in order.
 fn numbers<'a>(
     domain: &'a Found<'_, Performance>,
-) -> impl DoubleEndedIterator<Item = (usize, u32)> + 'a {
+) -> impl DoubleEndedIterator<Item = (usize, u32)> + Clone + 'a {
     (0..domain.kind.levels.len()).map(|position| (position, number_of(domain, position)))
 }
 
-/// The limits that a guest wants; 0 leaves one as it is. They are moved inwards to levels that
-/// there are.
+/// The limits that a guest wants; 0 leaves one as it is. Between two levels they are moved
+/// inwards; outside of all levels they are refused.
 fn parse_limits(
     domain: &Found<'_, Performance>,
     (max, min): (u32, u32),
@@ -126,6 +126,12 @@ fn parse_limits(
 ) -> Result<Limits, Status> {
     if max == 0 && min == 0 || max != 0 && min > max {
         return Err(Status::InvalidParameters);
+    }
+    let all = numbers(domain).map(|(_, number)| number);
+    let (lowest, highest) = (all.clone().next(), all.last());
+    let outside = |limit: u32| limit != 0 && (Some(limit) < lowest || Some(limit) > highest);
+    if outside(max) || outside(min) {
+        return Err(Status::OutOfRange);
     }
     let max = match max {
         0 => now.max,
@@ -150,6 +156,7 @@ fn parse_limits(
 impl Protocol for Performances {
     const ID: u8 = 0x13;
     const VERSION: u32 = 0x4_0000;
+    const LAST: u8 = DOMAIN_NAME_GET;
 
     fn is_there(&self) -> bool {
         !self.view.is_empty()
@@ -205,30 +212,29 @@ impl Protocol for Performances {
             DESCRIBE_LEVELS => {
                 let [id, skip] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
-                let total = found.kind.levels.len();
-                let scale = self.scale;
-                results.list(
-                    total,
+                let part = Part {
+                    total: found.kind.levels.len(),
                     skip,
-                    MAX_COUNT,
-                    count_and_left,
-                    |results, position| {
-                        let level = found.kind.levels.get(position).ok_or(NoRoom)?;
-                        results.words([
-                            level.level,
-                            rescale(level.power, found.kind.power_scale, scale),
-                            level.latency_us.into(),
-                            level.indicative_frequency_khz,
-                            number_of(&found, position),
-                        ])
-                    },
-                )?;
+                    most: MAX_COUNT,
+                    beyond: Status::InvalidParameters,
+                };
+                let scale = self.scale;
+                results.list(part, count_and_left, |results, position| {
+                    let level = found.kind.levels.get(position).ok_or(NoRoom)?;
+                    results.words([
+                        level.level,
+                        rescale(level.power, found.kind.power_scale, scale),
+                        level.latency_us.into(),
+                        level.indicative_frequency_khz,
+                        number_of(&found, position),
+                    ])
+                })?;
             }
             LIMITS_SET => {
                 let [id, max, min] = arguments.words()?;
                 let found = self.view.find(domains, id)?.controlled()?;
                 if !found.kind.limits {
-                    return Err(Status::NotSupported.into());
+                    return Err(Status::Denied.into());
                 }
                 let limits = parse_limits(&found, (max, min), found.kind.driver.limits()?)?;
                 found.kind.driver.set_limits(limits)?;

@@ -2,7 +2,7 @@
 
 use super::agent::{Call, Context, Protocol};
 use super::wire::{
-    Arguments, Done, MAX_COUNT, NoRoom, Results, Status, bits, count_and_left, is_long,
+    Arguments, Done, MAX_COUNT, NoRoom, Part, Results, Status, bits, count_and_left, is_long,
 };
 use crate::host::{Access, Guest, Members, PinSetting, Pinctrl, Pins, Resource};
 
@@ -103,18 +103,23 @@ fn list_members(pinctrl: &Pinctrl, arguments: [u32; 3], results: &mut Results<'_
         _ => return Err(Status::InvalidParameters.into()),
     };
     let members = &set.members;
-    results.list(
-        members.len(),
+    let part = Part {
+        total: members.len(),
         skip,
-        MAX_COUNT,
-        count_and_left,
-        |results, position| results.bytes(&members.get(position).ok_or(NoRoom)?.to_le_bytes()),
-    )
+        most: MAX_COUNT,
+        beyond: Status::OutOfRange,
+    };
+    results.list(part, count_and_left, |results, position| {
+        results.bytes(&members.get(position).ok_or(NoRoom)?.to_le_bytes())
+    })
 }
 
 /// One setting, all of them, or the function alone.
 fn get_settings(pinctrl: &Pinctrl, number: u32, wanted: u32, results: &mut Results<'_>) -> Done {
     let pins = pins(pinctrl, number, wanted >> 16 & 3)?;
+    if wanted >> 20 != 0 {
+        return Err(Status::InvalidParameters.into());
+    }
     let driver = &pinctrl.driver;
     let one = |results: &mut Results<'_>, setting: &PinSetting| {
         results.words([setting.kind.into(), setting.value])
@@ -139,8 +144,13 @@ fn get_settings(pinctrl: &Pinctrl, number: u32, wanted: u32, results: &mut Resul
         1 => {
             let settings = driver.settings(pins)?;
             let head = |count, left: u32| count | left << 24;
-            let (total, skip) = (settings.len().min(MAX_SETTINGS), wanted >> 8 & 0xff);
-            results.list(total, skip, MAX_SETTINGS, head, |results, position| {
+            let part = Part {
+                total: settings.len().min(MAX_SETTINGS),
+                skip: wanted >> 8 & 0xff,
+                most: MAX_SETTINGS,
+                beyond: Status::OutOfRange,
+            };
+            results.list(part, head, |results, position| {
                 one(results, settings.get(position).ok_or(NoRoom)?)
             })?;
         }
@@ -155,6 +165,9 @@ fn configure(cx: Context<'_>, pinctrl: &Pinctrl, arguments: Arguments<'_>) -> Do
     let (head, settings) = arguments.split::<3>()?;
     let [number, function, attributes] = head;
     let pins = pins(pinctrl, number, attributes & 3)?;
+    if attributes >> 11 != 0 {
+        return Err(Status::InvalidParameters.into());
+    }
     let count = usize::try_from(attributes >> 2 & 0xff).unwrap_or(0);
     if settings.len() != 2 * count {
         return Err(Status::ProtocolError.into());
@@ -197,6 +210,8 @@ fn configure(cx: Context<'_>, pinctrl: &Pinctrl, arguments: Arguments<'_>) -> Do
 impl Protocol for PinControl {
     const ID: u8 = 0x19;
     const VERSION: u32 = 0x1_0000;
+    /// `PINCTRL_SET_PERMISSIONS`.
+    const LAST: u8 = 0xa;
 
     fn is_there(&self) -> bool {
         self.access >= Access::Read

@@ -53,6 +53,7 @@ impl Powers {
 impl Protocol for Powers {
     const ID: u8 = 0x11;
     const VERSION: u32 = 0x3_0001;
+    const LAST: u8 = DOMAIN_NAME_GET;
 
     fn is_there(&self) -> bool {
         !self.view.is_empty()
@@ -93,7 +94,11 @@ impl Protocol for Powers {
             }
             STATE_SET => {
                 let [flags, id, state] = arguments.words()?;
-                let found = self.view.find(domains, id)?.controlled()?;
+                let found = self.view.find(domains, id)?;
+                // As `DOMAIN_ATTRIBUTES` has said.
+                if !found.may_control() {
+                    return Err(Status::NotSupported.into());
+                }
                 match flags {
                     0 => {}
                     ASYNC => return Err(Status::NotSupported.into()),

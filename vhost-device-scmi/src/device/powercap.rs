@@ -205,11 +205,12 @@ impl Powercaps {
         cap: u32,
     ) -> Result<(), Failure> {
         let kind = domain.kind;
-        if flags & ASYNC != 0 {
-            return Err(Status::NotSupported.into());
-        }
-        if flags & !IGNORE_RESPONSE != 0 {
+        if flags & !(ASYNC | IGNORE_RESPONSE) != 0 {
             return Err(Status::InvalidParameters.into());
+        }
+        // As `DOMAIN_ATTRIBUTES` has said.
+        if flags & ASYNC != 0 || kind.min_cap == kind.max_cap {
+            return Err(Status::NotSupported.into());
         }
         let cap = match cap {
             NO_CAP if kind.can_disable => None,
@@ -253,6 +254,8 @@ impl Powercaps {
 impl Protocol for Powercaps {
     const ID: u8 = 0x18;
     const VERSION: u32 = 0x2_0000;
+    /// `POWERCAP_DESCRIBE_FASTCHANNEL`.
+    const LAST: u8 = 0xc;
 
     fn is_there(&self) -> bool {
         !self.view.is_empty()
@@ -306,6 +309,9 @@ impl Protocol for Powercaps {
                 let kind = found.kind;
                 if flags != 0 {
                     return Err(Status::InvalidParameters.into());
+                }
+                if kind.min_pai_us == kind.max_pai_us {
+                    return Err(Status::NotSupported.into());
                 }
                 let steps = (kind.min_pai_us, kind.max_pai_us, kind.pai_step_us);
                 let pai = step_below(pai, steps)?;

@@ -15,9 +15,9 @@ const ISSUED: u8 = 0x0;
 
 /// `RESET`: into reset and out of it.
 const AUTONOMOUS: u32 = 1 << 0;
-/// `RESET`: into reset; without it and without `AUTONOMOUS`, out of it.
+/// `RESET`: into reset; without it, out of it. It counts without `AUTONOMOUS` only.
 const ASSERT: u32 = 1 << 1;
-/// `RESET`: answer at once, and tell later.
+/// `RESET`: answer at once, and tell later. It may be there with `AUTONOMOUS` only.
 const ASYNC: u32 = 1 << 2;
 
 /// The state of a reset that loses everything, the only one that there is here.
@@ -60,6 +60,7 @@ impl Resets {
 impl Protocol for Resets {
     const ID: u8 = 0x16;
     const VERSION: u32 = 0x3_0001;
+    const LAST: u8 = DOMAIN_NAME_GET;
 
     fn is_there(&self) -> bool {
         !self.view.is_empty()
@@ -99,17 +100,24 @@ impl Protocol for Resets {
             RESET => {
                 let [id, flags, state] = arguments.words()?;
                 let found = self.view.find(domains, id)?.controlled()?;
-                if flags & ASYNC != 0 {
+                // Arm's tests want a state that there is also where it means nothing (r009).
+                if flags & !(AUTONOMOUS | ASSERT | ASYNC) != 0 || state != COLD {
+                    return Err(Status::InvalidParameters.into());
+                }
+                let has = |bit: u32| flags & bit != 0;
+                let kind = found.kind;
+                let supported = match has(AUTONOMOUS) {
+                    true => kind.autonomous && !has(ASYNC),
+                    false => kind.explicit,
+                };
+                if !supported {
                     return Err(Status::NotSupported.into());
                 }
-                let kind = found.kind;
-                match flags {
-                    AUTONOMOUS if state != COLD => return Err(Status::InvalidParameters.into()),
-                    AUTONOMOUS if kind.autonomous => kind.driver.reset()?,
-                    ASSERT if kind.explicit => kind.driver.set_asserted(true)?,
-                    0 if kind.explicit => kind.driver.set_asserted(false)?,
-                    AUTONOMOUS | ASSERT | 0 => return Err(Status::NotSupported.into()),
-                    _ => return Err(Status::InvalidParameters.into()),
+                match has(AUTONOMOUS) {
+                    // `ASSERT` means nothing then.
+                    true => kind.driver.reset()?,
+                    false if has(ASYNC) => return Err(Status::InvalidParameters.into()),
+                    false => kind.driver.set_asserted(has(ASSERT))?,
                 }
                 // The end of a reset is not told.
                 if flags != 0 {

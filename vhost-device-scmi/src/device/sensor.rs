@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::agent::{Call, Context, Found, Protocol, View, is_subscription};
-use super::interval::{self, Rounding};
+use super::interval;
 use super::outbox::{Outbox, Subject};
+use super::rounding::Rounding;
 use super::wire::{
-    Choice, Done, Failure, Header, MAX_COUNT, MAX_RESULTS, NoRoom, PLATFORM, Results, Status, bits,
-    count_and_left, is_long,
+    Choice, Done, Failure, Header, MAX_COUNT, MAX_RESULTS, NoRoom, PLATFORM, Part, Results, Status,
+    bits, count_and_left, is_long,
 };
 use crate::host::{self, Axis, Intervals, Quantity, Resource, ResourceId, Sensor, Shape};
 
@@ -41,6 +42,9 @@ const ASYNC: u32 = 1;
 const ENABLED: u32 = 1 << 0;
 /// `SENSOR_CONFIG_SET`: readings have timestamps.
 const TIMESTAMPS: u32 = 1 << 1;
+
+/// `SENSOR_CONFIG_SET`: these mean nothing.
+const RESERVED: u32 = 0x1fc;
 
 /// Timestamps are in nanoseconds.
 const TIMESTAMP_EXPONENT: i32 = -9;
@@ -323,6 +327,9 @@ impl Sensors {
         sensor: &Found<'_, Sensor>,
         config: u32,
     ) -> Result<(), Failure> {
+        if config & RESERVED != 0 {
+            return Err(Status::InvalidParameters.into());
+        }
         let rounding = match config >> 9 & 3 {
             0 => Rounding::Down,
             1 => Rounding::Up,
@@ -523,8 +530,13 @@ fn list_axes(
         Shape::Axes(axes) => axes,
         Shape::Scalar(_) => return Err(Status::NotSupported.into()),
     };
-    let (total, most) = (axes.len(), Shape::MAX_AXES);
-    results.list(total, skip, most, axes_and_left, |results, position| {
+    let part = Part {
+        total: axes.len(),
+        skip,
+        most: Shape::MAX_AXES,
+        beyond: Status::InvalidParameters,
+    };
+    results.list(part, axes_and_left, |results, position| {
         put(axes.get(position).ok_or(NoRoom)?, position, results)
     })
 }
@@ -551,6 +563,7 @@ fn list_intervals(intervals: &Intervals, skip: u32, results: &mut Results<'_>) -
 impl Protocol for Sensors {
     const ID: u8 = 0x15;
     const VERSION: u32 = 0x3_0001;
+    const LAST: u8 = AXIS_NAME_GET;
 
     fn is_there(&self) -> bool {
         !self.view.is_empty()
@@ -584,8 +597,13 @@ impl Protocol for Sensors {
             DESCRIPTION_GET => {
                 let [skip] = arguments.words()?;
                 let view = &self.view;
-                let total = view.len();
-                results.list(total, skip, MAX_COUNT, count_and_left, |results, index| {
+                let part = Part {
+                    total: view.len(),
+                    skip,
+                    most: MAX_COUNT,
+                    beyond: Status::InvalidParameters,
+                };
+                results.list(part, count_and_left, |results, index| {
                     let found = view.at(sensors, index).ok_or(NoRoom)?;
                     Self::describe(cx, &found, results)
                 })?;

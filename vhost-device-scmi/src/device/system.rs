@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::agent::{Call, Context, Protocol, is_subscription};
 use super::outbox::{Outbox, Subject};
-use super::wire::{Done, PLATFORM, Results, Status};
+use super::wire::{Done, PLATFORM, Results, Status, bits};
 use crate::host::{Access, Guest, Resource, SystemPower, SystemState};
 use crate::hub::{Hub, SystemRequest};
 
@@ -77,6 +77,7 @@ fn state(number: u32) -> Result<SystemState, Status> {
 impl Protocol for System {
     const ID: u8 = 0x12;
     const VERSION: u32 = 0x2_0001;
+    const LAST: u8 = STATE_NOTIFY;
 
     fn is_there(&self) -> bool {
         self.access >= Access::Read
@@ -88,6 +89,14 @@ impl Protocol for System {
             STATE_GET => true,
             STATE_NOTIFY => cx.p2a,
             _ => false,
+        }
+    }
+
+    fn message_attributes(&self, message: u8) -> u32 {
+        match message {
+            // A reset without power being off, and sleep.
+            STATE_SET => bits([(31, true), (30, true)]),
+            _ => 0,
         }
     }
 
@@ -109,10 +118,10 @@ impl Protocol for System {
                 if self.access < Access::Control {
                     return Err(Status::Denied.into());
                 }
-                let wanted = state(wanted)?;
                 if flags & !GRACEFUL != 0 {
                     return Err(Status::InvalidParameters.into());
                 }
+                let wanted = state(wanted)?;
                 let system = cx.hub.platform().system.as_ref();
                 let driver = system.and_then(|system| system.kind.driver.as_ref());
                 let driver = driver.ok_or(Status::NotSupported)?;

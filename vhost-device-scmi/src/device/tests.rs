@@ -16,6 +16,7 @@ use crate::hub::SystemRequest;
 mod clauses;
 mod protocols;
 mod random;
+mod statuses;
 
 const RING_SIZE: u16 = 64;
 const ROOM: u64 = 16 << 20;

@@ -57,6 +57,7 @@ impl Voltages {
 impl Protocol for Voltages {
     const ID: u8 = 0x17;
     const VERSION: u32 = 0x2_0001;
+    const LAST: u8 = DOMAIN_NAME_GET;
 
     fn is_there(&self) -> bool {
         !self.view.is_empty()
@@ -124,7 +125,7 @@ impl Protocol for Voltages {
                 }
                 let level = level.cast_signed();
                 if !is_level(&found.kind.levels, level) {
-                    return Err(Status::OutOfRange.into());
+                    return Err(Status::InvalidParameters.into());
                 }
                 found.kind.driver.set_level(level)?;
                 let id = ResourceId::Voltage(found.number);

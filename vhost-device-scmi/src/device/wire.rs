@@ -236,19 +236,18 @@ impl<'a> Results<'a> {
         self.bytes(&field)
     }
 
-    /// A part of a list: those from `skip` on, as many as there is room for and at most `most`.
-    /// Before them comes a word that `head` makes of how many they are and how many are left.
+    /// A part of a list. Before what it has comes a word that `head` makes of how many they are
+    /// and how many are left.
     pub(super) fn list(
         &mut self,
-        total: usize,
-        skip: u32,
-        most: usize,
+        part: Part,
         head: impl Fn(u32, u32) -> u32,
         mut put: impl FnMut(&mut Self, usize) -> Result<(), NoRoom>,
     ) -> Done {
-        let skip = usize::try_from(skip).unwrap_or(usize::MAX);
+        let Part { total, most, .. } = part;
+        let skip = usize::try_from(part.skip).unwrap_or(usize::MAX);
         if skip >= total && (total, skip) != (0, 0) {
-            return Err(Status::OutOfRange.into());
+            return Err(part.beyond.into());
         }
         let place = self.bytes.len();
         self.word(0)?;
@@ -273,6 +272,18 @@ impl<'a> Results<'a> {
     }
 }
 
+/// Which part of a list an answer has: from `skip` on, as many as there is room for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    /// How many there are.
+    pub(super) total: usize,
+    pub(super) skip: u32,
+    /// The most at a time.
+    pub(super) most: usize,
+    /// The status when it begins behind the end: protocols differ in it.
+    pub(super) beyond: Status,
+}
+
 /// What a guest may choose from, for an answer that tells of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Choice<'a, T> {
@@ -295,7 +306,13 @@ impl Results<'_> {
                 let one = |results: &mut Self, position: usize| {
                     put(results, *list.get(position).ok_or(NoRoom)?)
                 };
-                self.list(list.len(), skip, MAX_COUNT, count_and_left, one)
+                let part = Part {
+                    total: list.len(),
+                    skip,
+                    most: MAX_COUNT,
+                    beyond: Status::OutOfRange,
+                };
+                self.list(part, count_and_left, one)
             }
             // All three, or none.
             Choice::Range(range) => {

@@ -51,7 +51,7 @@ fn s5_with_an_error_the_status_is_all() {
     // `command` sees to it that nothing is behind another status than SUCCESS.
     for (protocol, message, arguments, status) in [
         (0x42, 0, &[][..], -1),
-        (BASE, 0x42, &[], -1),
+        (BASE, 0x42, &[], -4),
         (BASE, 0x9, &[0, 0, 0], -1),
         (BASE, 0xa, &[0, 0, 0], -1),
         (BASE, 0xb, &[0, 0], -1),
@@ -60,7 +60,7 @@ fn s5_with_an_error_the_status_is_all() {
         (CLOCK, 0x6, &[99], -4),
         (CLOCK, 0x6, &[], -10),
         (CLOCK, 0x5, &[0, 2, 1, 0], -2),
-        (VOLTAGE, 0x7, &[0, 0, 7], -5),
+        (VOLTAGE, 0x7, &[0, 0, 7], -2),
     ] {
         let got = bench.status(protocol, message, arguments);
         assert_eq!(got, status, "{protocol:#x} {message:#x}");
