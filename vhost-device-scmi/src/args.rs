@@ -19,9 +19,16 @@ pub struct Args {
     #[arg(long)]
     pub sim: bool,
 
-    /// Say what each of --socket-count guests is given, in a table, and exit.
-    #[arg(long)]
-    pub check: bool,
+    /// Say what each of --socket-count guests is given, as a table or as json, and exit. Nothing
+    /// is changed, and the hardware need not be on this machine.
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "table"
+    )]
+    pub check: Option<Format>,
 
     /// Say which devices there are for --device, and exit.
     #[arg(long)]
@@ -30,6 +37,15 @@ pub struct Args {
     /// A socket to ask guests to shut down by, and to see and change what is simulated.
     #[arg(long, visible_alias = "control", value_name = "PATH")]
     pub sim_control: Option<PathBuf>,
+}
+
+/// How `--check` says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
 }
 
 /// What `--help-devices` says.

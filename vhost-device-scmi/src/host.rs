@@ -3,7 +3,9 @@
 //! A platform is made once, before a guest comes: all files that a driver needs are open by
 //! then, and nothing is opened later. It is shared by all guests, each with a thread of its own:
 //! a driver is `Sync`, its methods take `&self`, and what it remembers is behind a lock of its
-//! own, held for as long as one access takes. What belongs to one guest (subscriptions, trip
+//! own, held for a moment. Where hardware can be accessed by one guest at a time only, they take
+//! [turns](turns::Turns), so that none waits for longer than one access of each that came before
+//! it. What belongs to one guest (subscriptions, trip
 //! points, its view of the resources) is in that guest's device and never here.
 //!
 //! A driver does not wait for anything but its hardware, and for that no longer than an access
@@ -21,6 +23,7 @@ pub mod sim;
 
 mod check;
 mod clock;
+mod looked;
 mod performance;
 mod permissions;
 mod pinctrl;
@@ -29,11 +32,13 @@ mod powercap;
 mod reset;
 mod sensor;
 mod system;
+pub(crate) mod turns;
 mod unit;
 mod voltage;
 
 pub use check::Invalid;
 pub use clock::{Clock, ClockDriver, Rates};
+pub use looked::Looked;
 pub use performance::{Limits, Performance, PerformanceDriver, PerformanceLevel, PowerScale};
 pub use permissions::{Access, Guest, Permissions};
 pub use pinctrl::{Members, PinSetting, Pinctrl, PinctrlDriver, Pins};

@@ -7,38 +7,93 @@
 //! Where it is dangerous to do what the last guest said, each guest has a wish, and the platform
 //! does the one that serves them all: a clock, a regulator or a power domain is on for as long as
 //! one guest wants it on, and a power cap is the lowest that one of them wants.
+//!
+//! Hardware may be slow, and a guest waits for no other's: the locks here are held for a moment
+//! each, and never while a driver is called. Guests that change the same resource take
+//! [turns](crate::host::turns::Turns). What a guest wanted is forgotten at once when it leaves; that
+//! the hardware serves the others then is seen to on a thread that no guest waits for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use vhost_device_backend::{RateLimit, limited};
 
-use crate::host::{Access, Error, Guest, Platform, PowerState, ResourceId, Result, SystemState};
+use crate::host::turns::Turns;
+use crate::host::{Error, Guest, Platform, PowerState, ResourceId, Result, SystemState};
 
 /// The platform and what its guests have to do with each other through it.
 #[derive(Debug)]
 pub struct Hub {
     platform: Platform,
     inboxes: Mutex<BTreeMap<Guest, Arc<Post>>>,
-    /// By resource; those that cannot be wished for are not in it. A lock is held while its
-    /// resource is changed.
-    wishes: BTreeMap<ResourceId, Mutex<BTreeMap<Guest, u32>>>,
-    /// By sensor: at which intervals guests want to be told of it. A lock is held while the driver
-    /// is told.
-    intervals: Vec<Mutex<BTreeMap<Guest, Duration>>>,
+    /// By resource; those that cannot be wished for are not in it.
+    wishes: BTreeMap<ResourceId, Shared<u32>>,
+    /// By sensor: at which intervals guests want to be told of it.
+    intervals: Vec<Shared<Duration>>,
+    /// Resources that a guest has left, and that have to serve the others now.
+    left: Mutex<Left>,
     /// The guests that want to be told of a resource: no others are woken when it changes, so that
     /// a guest cannot keep those busy that have nothing to do with it.
     watching: Mutex<BTreeMap<ResourceId, BTreeSet<Guest>>>,
-    /// The pins that guests have requested, by their positions.
+    /// The pins that guests have requested, by their positions. Held while pins are set, as they
+    /// are simulated: that takes no time.
     pins: Mutex<BTreeMap<usize, Guest>>,
     /// The guests that want to be told when they shall shut down.
     listening: Mutex<BTreeSet<Guest>>,
     /// A guest can have the same thing fail as often as it likes.
     complaints: RateLimit,
+}
+
+/// What guests want of one resource.
+#[derive(Debug)]
+struct Shared<T> {
+    /// Had while the resource's driver is called.
+    turns: Turns,
+    wanted: Mutex<Wanted<T>>,
+}
+
+#[derive(Debug)]
+struct Wanted<T> {
+    /// The lowest counts.
+    wishes: BTreeMap<Guest, T>,
+    /// What the driver was told last.
+    told: Option<T>,
+}
+
+impl<T> Default for Shared<T> {
+    fn default() -> Self {
+        Self {
+            turns: Turns::default(),
+            wanted: Mutex::new(Wanted {
+                wishes: BTreeMap::new(),
+                told: None,
+            }),
+        }
+    }
+}
+
+impl<T: Copy + Ord> Shared<T> {
+    fn lowest(&self) -> Option<T> {
+        lock(&self.wanted).wishes.values().min().copied()
+    }
+
+    /// Forgets what a guest wanted. Whether it wanted anything.
+    fn forget(&self, guest: Guest) -> bool {
+        lock(&self.wanted).wishes.remove(&guest).is_some()
+    }
+}
+
+/// Resources that a guest has left.
+#[derive(Debug, Default)]
+struct Left {
+    resources: BTreeSet<ResourceId>,
+    /// A thread looks after them.
+    attended: bool,
 }
 
 /// The wish that a clock or a regulator is on.
@@ -143,10 +198,11 @@ impl Hub {
                         | ResourceId::Powercap(_)
                 )
             })
-            .map(|id| (id, Mutex::default()))
+            .map(|id| (id, Shared::default()))
             .collect();
         Self {
-            intervals: platform.sensors.iter().map(|_| Mutex::default()).collect(),
+            intervals: platform.sensors.iter().map(|_| Shared::default()).collect(),
+            left: Mutex::default(),
             platform,
             inboxes: Mutex::default(),
             wishes,
@@ -257,12 +313,16 @@ impl Hub {
     }
 
     fn wish(&self, id: ResourceId, guest: Guest, value: u32) -> Result<()> {
-        let mut wishes = lock(self.wishes.get(&id).ok_or(Error::NotFound)?);
-        let others = wishes.iter().filter(|(other, _)| **other != guest);
-        let lowest = others.map(|(_, &value)| value).fold(value, u32::min);
+        let shared = self.wishes.get(&id).ok_or(Error::NotFound)?;
+        let turn = shared.turns.take();
+        let lowest = {
+            let wanted = lock(&shared.wanted);
+            let others = wanted.wishes.iter().filter(|(other, _)| **other != guest);
+            others.map(|(_, &value)| value).fold(value, u32::min)
+        };
         self.apply(id, lowest)?;
-        wishes.insert(guest, value);
-        drop(wishes);
+        lock(&shared.wanted).wishes.insert(guest, value);
+        drop(turn);
         self.changed(id, Some(guest));
         Ok(())
     }
@@ -339,75 +399,142 @@ impl Hub {
     /// The interval at which a guest wants to be told of a sensor, or that it does not want to be
     /// told any more. The driver is told when the shortest of all has changed.
     pub fn want_readings(&self, sensor: usize, guest: Guest, interval: Option<Duration>) {
-        let resource = self.platform.sensors.get(sensor);
-        let (Some(resource), Some(wanted)) = (resource, self.intervals.get(sensor)) else {
+        let Some(shared) = self.intervals.get(sensor) else {
             return;
         };
-        let mut wanted = lock(wanted);
-        let before = wanted.values().min().copied();
+        let mut wanted = lock(&shared.wanted);
         match interval {
-            Some(interval) => wanted.insert(guest, interval),
-            None => wanted.remove(&guest),
+            Some(interval) => wanted.wishes.insert(guest, interval),
+            None => wanted.wishes.remove(&guest),
         };
-        let after = wanted.values().min().copied();
-        if before != after
-            && let Err(error) = resource.kind.driver.set_interval(after)
-        {
+        let news = wanted.wishes.values().min().copied() != wanted.told;
+        drop(wanted);
+        if news {
+            self.tell_interval(sensor);
+        }
+    }
+
+    /// Tells a sensor's driver the shortest interval that a guest wants, if that is another one.
+    fn tell_interval(&self, sensor: usize) {
+        let resource = self.platform.sensors.get(sensor);
+        let (Some(resource), Some(shared)) = (resource, self.intervals.get(sensor)) else {
+            return;
+        };
+        let _turn = shared.turns.take();
+        // Looked at when it is our turn: it may be another one by now, or be told already.
+        let shortest = {
+            let mut wanted = lock(&shared.wanted);
+            let shortest = wanted.wishes.values().min().copied();
+            if std::mem::replace(&mut wanted.told, shortest) == shortest {
+                return;
+            }
+            shortest
+        };
+        if let Err(error) = resource.kind.driver.set_interval(shortest) {
             let line = format_args!("the sensor {}: {error}", resource.name);
             limited!(self.complaints, Warn, "{line}");
         }
     }
 
     /// A guest has gone, or begins anew: it wants nothing any more. What others want holds; where
-    /// nobody wants anything, all stays as it is.
-    pub fn forget(&self, guest: Guest) {
+    /// nobody wants anything, all stays as it is. It waits for no hardware.
+    pub fn forget(self: &Arc<Self>, guest: Guest) {
         self.listen(guest, false);
         lock(&self.pins).retain(|_, owner| *owner != guest);
         for guests in lock(&self.watching).values_mut() {
             guests.remove(&guest);
         }
-        // A lock of what the guest cannot have wished for may be held for as long as another
-        // guest's hardware takes.
-        let access = |id| {
-            let resource = self.platform.resource(id);
-            resource.map_or(Access::None, |(_, permissions)| permissions.of(guest))
-        };
-        for (&id, wishes) in &self.wishes {
-            if access(id) < Access::Control {
-                continue;
+        let wishes = self.wishes.iter();
+        let wishes = wishes.filter(|(_, shared)| shared.forget(guest));
+        let intervals = self.intervals.iter().enumerate();
+        let intervals = intervals.filter(|(_, shared)| shared.forget(guest));
+        let sensors = intervals.map(|(sensor, _)| ResourceId::Sensor(sensor));
+        let resources: BTreeSet<_> = wishes.map(|(id, _)| *id).chain(sensors).collect();
+        if resources.is_empty() {
+            return;
+        }
+        let mut left = lock(&self.left);
+        left.resources.extend(resources);
+        if std::mem::replace(&mut left.attended, true) {
+            return;
+        }
+        drop(left);
+        let hub = Arc::clone(self);
+        let thread = thread::Builder::new().name("left".to_owned());
+        if let Err(error) = thread.spawn(move || hub.attend_left()) {
+            limited!(
+                self.complaints,
+                Warn,
+                "no thread for what guest {guest} has left: {error}"
+            );
+            self.attend_left();
+        }
+    }
+
+    /// Sees to it that what guests have left serves the others.
+    fn attend_left(&self) {
+        /// Should a driver panic, the next guest that leaves has another thread.
+        struct Attending<'a>(&'a Hub);
+        impl Drop for Attending<'_> {
+            fn drop(&mut self) {
+                if thread::panicking() {
+                    lock(&self.0.left).attended = false;
+                }
             }
-            let mut wishes = lock(wishes);
-            if wishes.remove(&guest).is_none() {
-                continue;
-            }
-            let Some(lowest) = wishes.values().min().copied() else {
-                continue;
+        }
+        let attending = Attending(self);
+        loop {
+            let id = {
+                let mut left = lock(&self.left);
+                let id = left.resources.pop_first();
+                left.attended = id.is_some();
+                id
             };
-            match self.apply(id, lowest) {
-                Ok(()) => {
-                    drop(wishes);
-                    self.changed(id, None);
-                }
-                Err(error) => {
-                    let line = format_args!("{id:?} without guest {guest}: {error}");
-                    limited!(self.complaints, Warn, "{line}");
-                }
+            match id {
+                Some(ResourceId::Sensor(sensor)) => attending.0.tell_interval(sensor),
+                Some(id) => attending.0.serve_others(id),
+                None => return,
             }
         }
-        for sensor in 0..self.intervals.len() {
-            if access(ResourceId::Sensor(sensor)) >= Access::Read {
-                self.want_readings(sensor, guest, None);
+    }
+
+    /// Brings a resource to what those want who are still there.
+    fn serve_others(&self, id: ResourceId) {
+        let Some(shared) = self.wishes.get(&id) else {
+            return;
+        };
+        let turn = shared.turns.take();
+        let Some(lowest) = shared.lowest() else {
+            return;
+        };
+        let applied = self.apply(id, lowest);
+        drop(turn);
+        match applied {
+            Ok(()) => self.changed(id, None),
+            Err(error) => {
+                limited!(
+                    self.complaints,
+                    Warn,
+                    "{id:?}, which a guest has left: {error}"
+                );
             }
         }
+    }
+
+    /// Waits until what guests have left serves the others.
+    #[cfg(test)]
+    pub(crate) fn settle(&self) {
+        vhost_device_rig::wait_until(
+            || !lock(&self.left).attended,
+            || "what was left is attended to".to_owned(),
+        );
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{
-        Clock, ClockDriver, Driver, Permissions, Reading, Resource, Sensor, SensorDriver, sim,
-    };
+    use crate::host::{Clock, ClockDriver, Driver, Reading, Resource, Sensor, SensorDriver, sim};
 
     /// Hardware that notes what it is told, and may fail.
     #[derive(Debug, Default)]
@@ -493,30 +620,64 @@ mod tests {
         hub.wish_enabled(CLOCK, 0, true).unwrap();
         // Guest 1 wants it off still.
         hub.forget(0);
+        hub.settle();
         assert_eq!(lock(&noted.enabled)[4..], [true, false]);
         // Nobody is left who wants anything.
         hub.forget(1);
+        hub.settle();
         assert_eq!(lock(&noted.enabled).len(), 6);
     }
 
     #[test]
-    fn test_a_guest_that_goes_does_not_wait_for_the_hardware_of_others() {
-        let (hub, _) = hub();
-        let mut platform = hub.platform().clone();
-        let others = Permissions::all(Access::Control).with(1, Access::None);
-        platform.clocks[0].permissions = others.clone();
-        platform.sensors[0].permissions = others;
-        let hub = Arc::new(Hub::new(platform));
-        // As while the hardware takes its time.
-        let held = (lock(&hub.wishes[&CLOCK]), lock(&hub.intervals[0]));
-        let (gone, goes) = std::sync::mpsc::channel();
-        let leaving = Arc::clone(&hub);
-        std::thread::spawn(move || {
-            leaving.forget(1);
-            gone.send(()).unwrap();
-        });
-        goes.recv_timeout(Duration::from_secs(60)).unwrap();
+    fn test_a_guest_that_goes_does_not_wait_for_hardware() {
+        let (hub, noted) = hub();
+        hub.wish_enabled(CLOCK, 0, true).unwrap();
+        hub.wish_enabled(CLOCK, 1, false).unwrap();
+        let ms = |ms| Some(Duration::from_millis(ms));
+        hub.want_readings(0, 0, ms(10));
+        hub.want_readings(0, 1, ms(20));
+        // As while another guest's access to it takes its time.
+        let held = (
+            hub.wishes[&CLOCK].turns.take(),
+            hub.intervals[0].turns.take(),
+        );
+        hub.forget(0);
+        // It may come again at once, and want something else.
+        hub.watch(CLOCK, 0, true);
+        assert_eq!(*lock(&noted.enabled), [true, true]);
         drop(held);
+        hub.settle();
+        assert_eq!(*lock(&noted.enabled), [true, true, false]);
+        assert_eq!(*lock(&noted.intervals), [ms(10), ms(20)]);
+    }
+
+    #[test]
+    fn test_guests_change_what_they_share_in_turns() {
+        let (hub, noted) = hub();
+        let shared = &hub.wishes[&CLOCK];
+        let held = shared.turns.take();
+        let waiting: Vec<_> = [(0, true), (1, false), (2, true)]
+            .into_iter()
+            .map(|(guest, enabled)| {
+                let other = Arc::clone(&hub);
+                let wish = move || other.wish_enabled(CLOCK, guest, enabled).unwrap();
+                let thread = thread::spawn(wish);
+                vhost_device_rig::wait_until(
+                    || shared.turns.queued() == 2 + guest as u64,
+                    || "it waits".to_owned(),
+                );
+                thread
+            })
+            .collect();
+        // What is remembered is at hand meanwhile.
+        hub.watch(CLOCK, 3, true);
+        assert_eq!(shared.lowest(), None);
+        drop(held);
+        waiting
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
+        assert_eq!(*lock(&noted.enabled), [true, true, true]);
+        assert_eq!(shared.lowest(), Some(ON));
     }
 
     #[test]
@@ -554,6 +715,7 @@ mod tests {
         hub.want_readings(0, 1, ms(50));
         hub.want_readings(0, 0, None);
         hub.forget(1);
+        hub.settle();
         hub.want_readings(7, 0, ms(1));
         assert_eq!(*lock(&noted.intervals), [ms(100), ms(50), None]);
     }

@@ -8,7 +8,7 @@
 //! | [`hub`] | what guests have to do with each other through the platform |
 //! | [`platform`] | a platform from a file |
 //! | `control` | the control socket |
-//! | `table` | what `--check` prints |
+//! | `report` | what `--check` prints |
 //! | `watch` | changes on the host |
 
 pub mod args;
@@ -17,7 +17,7 @@ pub mod device;
 pub mod host;
 pub mod hub;
 pub mod platform;
-mod table;
+mod report;
 mod watch;
 
 use std::io;
@@ -27,11 +27,12 @@ use std::sync::Arc;
 use vhost_device_daemon::control::ControlError;
 use vhost_device_daemon::{Backend, Identity, Listener};
 
-use crate::args::{Args, Device};
+use crate::args::{Args, Device, Format};
 use crate::device::{Logs, Scmi};
 use crate::host::{Invalid, Platform, linux, sim};
 use crate::hub::Hub;
-use crate::platform::LoadError;
+use crate::platform::{LoadError, NotHere};
+use crate::report::Report;
 
 /// The daemon: one platform, and a part of it for each guest.
 #[derive(Debug)]
@@ -92,13 +93,22 @@ fn iio(
     Ok(sensors)
 }
 
-/// All that the options name, in their order: the file, the devices, the simulator.
-fn platform(args: &Args, guests: usize) -> Result<Platform, StartError> {
-    let mut platform = match &args.platform {
-        None => Platform::default(),
+/// All that the options name, in their order: the file, the devices, the simulator. With `looks`,
+/// hardware is only looked at, and what is not on this machine is listed.
+fn platform(
+    args: &Args,
+    guests: usize,
+    looks: bool,
+) -> Result<(Platform, Vec<NotHere>), StartError> {
+    let (mut platform, mut not_here) = match &args.platform {
+        None => Default::default(),
         Some(path) => {
             let path = path.clone();
-            platform::load(&path, guests).map_err(|source| StartError::Platform { path, source })?
+            let read = match looks {
+                true => platform::look(&path, guests),
+                false => platform::load(&path, guests).map(|platform| (platform, Vec::new())),
+            };
+            read.map_err(|source| StartError::Platform { path, source })?
         }
     };
     for device in &args.device {
@@ -108,12 +118,17 @@ fn platform(args: &Args, guests: usize) -> Result<Platform, StartError> {
                 path,
                 channel,
                 name,
-            } => {
-                let sensors = iio(path, channel.as_deref(), name.as_deref());
-                let path = path.clone();
-                let sensors = sensors.map_err(|source| StartError::Device { path, source })?;
-                platform.sensors.extend(sensors);
-            }
+            } => match iio(path, channel.as_deref(), name.as_deref()) {
+                Ok(sensors) => platform.sensors.extend(sensors),
+                Err(error) if looks => not_here.push(NotHere::of_option(
+                    &format!("--device iio,path={}", path.display()),
+                    &error,
+                )),
+                Err(source) => {
+                    let path = path.clone();
+                    return Err(StartError::Device { path, source });
+                }
+            },
             Device::Sim => platform.merge(sim::platform()),
         }
     }
@@ -121,7 +136,7 @@ fn platform(args: &Args, guests: usize) -> Result<Platform, StartError> {
         platform.merge(sim::platform());
     }
     platform.check()?;
-    Ok(platform)
+    Ok((platform, not_here))
 }
 
 impl Backend for ScmiDaemon {
@@ -140,12 +155,20 @@ impl Backend for ScmiDaemon {
         if args.help_devices {
             return Some(Ok(args::DEVICES.to_owned()));
         }
-        let table = || Ok(table::table(&platform(args, guests)?, guests));
-        args.check.then(table)
+        let format = args.check?;
+        let report = || {
+            let (platform, not_here) = platform(args, guests, true)?;
+            let report = Report::new(&platform, guests, not_here);
+            Ok(match format {
+                Format::Table => report.table(),
+                Format::Json => report.json(),
+            })
+        };
+        Some(report())
     }
 
     fn open(args: Args, guests: usize) -> Result<Self, StartError> {
-        let platform = platform(&args, guests)?;
+        let (platform, _) = platform(&args, guests, false)?;
         if platform.drivers().next().is_none() && platform.system.is_none() {
             log::warn!("guests are given nothing: see --platform, --device and --sim");
         }
@@ -178,7 +201,7 @@ mod tests {
             sim: true,
             ..Args::default()
         };
-        let platform = platform(&args, 1).unwrap();
+        let (platform, _) = platform(&args, 1, false).unwrap();
         let names: Vec<_> = platform
             .sensors
             .iter()
@@ -193,7 +216,7 @@ mod tests {
             device: vec!["fake".parse().unwrap(); 2],
             ..Args::default()
         };
-        let error = platform(&args, 1).unwrap_err().to_string();
+        let error = platform(&args, 1, false).unwrap_err().to_string();
         assert!(error.contains("the same name"), "{error}");
     }
 }

@@ -6,12 +6,13 @@
 //! | `build` | the resources that are made of it, and what is opened for them |
 //! | `locate` | the line and the key of a place in the file |
 
+use std::fmt;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
 
 use crate::host::linux::Root;
-use crate::host::{Guest, Platform};
+use crate::host::{Guest, Platform, ResourceId};
 
 mod build;
 mod file;
@@ -51,20 +52,73 @@ type Span = Range<usize>;
 #[derive(Debug)]
 struct Problem {
     span: Span,
+    /// The key that is wrong, where the span is that of another one in the same table.
+    beside: &'static str,
     reason: String,
+    /// Whose it is, where the resource is made all the same.
+    resource: Option<ResourceId>,
 }
 
 impl Problem {
     fn at(span: &Span, reason: impl ToString) -> Self {
         Self {
             span: span.clone(),
+            beside: "",
             reason: reason.to_string(),
+            resource: None,
         }
     }
 }
 
 /// What is found right, or a problem.
 type Checked<T> = Result<T, Problem>;
+
+/// Where the host's files are, and what is done with them.
+#[derive(Clone, Copy, Debug)]
+struct Place<'a> {
+    root: &'a Root,
+    /// The directory of the file: what its paths are relative to.
+    base: &'a Path,
+    /// They are only looked at, and need not be there.
+    looks: bool,
+}
+
+/// Something of a file that is not on this machine, or not as the file wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotHere {
+    /// Where the file asks for it, counted from 1; 0 when an option does.
+    pub line: usize,
+    /// As what, as `sensor[0].hwmon`, or the option.
+    pub key: String,
+    /// Why a start would fail.
+    pub reason: String,
+    /// Which resource of the platform that is, if it has become one.
+    pub resource: Option<ResourceId>,
+}
+
+impl NotHere {
+    /// What an option of the command line asks for.
+    pub(crate) fn of_option(option: &str, error: &io::Error) -> Self {
+        Self {
+            line: 0,
+            key: option.to_owned(),
+            reason: error.to_string(),
+            resource: None,
+        }
+    }
+}
+
+impl fmt::Display for NotHere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            line, key, reason, ..
+        } = self;
+        match line {
+            0 => write!(f, "{key}: {reason}"),
+            _ => write!(f, "line {line}{}: {reason}", locate::Behind(key)),
+        }
+    }
+}
 
 /// Reads the platform that `path` describes, for guests counted from 0 and below `guests`, and
 /// opens all that it names.
@@ -80,17 +134,37 @@ pub fn load(path: &Path, guests: Guest) -> Result<Platform, LoadError> {
 /// # Errors
 /// As of [`load`].
 pub fn load_under(root: &Root, path: &Path, guests: Guest) -> Result<Platform, LoadError> {
+    let (platform, _) = read(root, path, guests, false)?;
+    Ok(platform)
+}
+
+/// Looks at what `path` describes, and changes nothing: the platform, which no guest can be given,
+/// and what of it is not on this machine.
+///
+/// # Errors
+/// Where the file is wrong.
+pub fn look(path: &Path, guests: Guest) -> Result<(Platform, Vec<NotHere>), LoadError> {
+    read(&Root::default(), path, guests, true)
+}
+
+fn read(
+    root: &Root,
+    path: &Path,
+    guests: Guest,
+    looks: bool,
+) -> Result<(Platform, Vec<NotHere>), LoadError> {
     let mut text = Vec::new();
     let file = std::fs::File::open(path)?;
     file.take(MAX_FILE + 1).read_to_end(&mut text)?;
     if text.len() as u64 > MAX_FILE {
         return Err(LoadError::TooLong);
     }
-    parse(root, &text, guests)
+    let base = path.parent().unwrap_or(Path::new(""));
+    parse(&Place { root, base, looks }, &text, guests)
 }
 
-/// The parser's reason, for people who know no types of Rust.
-fn in_words(reason: &str) -> String {
+/// The parser's reason, for people who know no types of Rust; `key` is where it is.
+fn in_words(reason: &str, key: &str) -> String {
     let types = [
         ("u8", "a number from 0 to 255"),
         ("u16", "a number from 0 to 65535"),
@@ -99,16 +173,48 @@ fn in_words(reason: &str) -> String {
         ("i8", "a number from -128 to 127"),
         ("i32", "a number from -2147483648 to 2147483647"),
         ("i64", "a whole number"),
+        ("usize", "a number from 0 on"),
+        ("struct Nothing", "{}"),
+        ("a boolean", "true or false"),
     ];
+    let last = key.rsplit('.').next().unwrap_or(key);
+    if reason.ends_with("expected a sequence") {
+        return match build::LISTS.contains(&key) {
+            true => format!("write [[{key}]], with two brackets each: there may be several"),
+            false => format!("write {last} = […], a list"),
+        };
+    }
+    // A list of them is taken for the keys of one.
+    let mut single = build::SINGLES.iter();
+    if let Some(table) = single.find(|table| key.starts_with(&format!("{table}["))) {
+        return format!("write [{table}], with one bracket: there is one");
+    }
+    // The parser goes on to 128 bits, and no key does.
+    if ["as i128", "as u128", "overflow"]
+        .iter()
+        .any(|wide| reason.contains(wide))
+    {
+        return format!("a number is from {} to {}", i64::MIN, i64::MAX);
+    }
     let mut named = types.iter().filter_map(|(name, words)| {
         let before = reason.strip_suffix(name)?.strip_suffix("expected ")?;
         Some(format!("{before}expected {words}"))
     });
-    named.next().unwrap_or_else(|| reason.to_owned())
+    if let Some(named) = named.next() {
+        return named;
+    }
+    match reason.split_once("expected struct ") {
+        Some((before, _)) => format!("{before}expected a table: write {last} = {{ … }}"),
+        None => reason.to_owned(),
+    }
 }
 
-/// The platform that a text describes.
-fn parse(root: &Root, text: &[u8], guests: Guest) -> Result<Platform, LoadError> {
+/// The platform that a text describes, and what of it could not be looked at.
+fn parse(
+    place: &Place<'_>,
+    text: &[u8],
+    guests: Guest,
+) -> Result<(Platform, Vec<NotHere>), LoadError> {
     let text = match str::from_utf8(text) {
         Ok(text) => text,
         Err(error) => {
@@ -120,14 +226,28 @@ fn parse(root: &Root, text: &[u8], guests: Guest) -> Result<Platform, LoadError>
             });
         }
     };
-    let file = toml::from_str(text).map_err(|error| Problem {
-        span: error.span().unwrap_or_default(),
-        reason: in_words(error.message()),
+    let file = toml::from_str(text).map_err(|error| {
+        let span = error.span().unwrap_or_default();
+        let key = locate::key(text, &span);
+        Problem::at(&span, in_words(error.message(), &key))
     });
-    let platform = file.and_then(|file| build::platform(root, file, guests));
-    platform.map_err(|Problem { span, reason }| LoadError::Wrong {
-        line: locate::line(text, span.start),
-        key: locate::key(text, &span),
-        reason,
-    })
+    let built = file.and_then(|file| build::platform(place, file, guests));
+    let located = |problem: Problem| {
+        let (line, key) = locate::find(text, &problem.span, problem.beside);
+        NotHere {
+            line,
+            key,
+            reason: problem.reason,
+            resource: problem.resource,
+        }
+    };
+    match built {
+        Ok((platform, problems)) => Ok((platform, problems.into_iter().map(located).collect())),
+        Err(problem) => {
+            let NotHere {
+                line, key, reason, ..
+            } = located(problem);
+            Err(LoadError::Wrong { line, key, reason })
+        }
+    }
 }

@@ -83,6 +83,51 @@ fn kernel_lines_are_switches_and_resets() {
 
 #[test]
 #[ignore = "needs gpio-sim of the host guest"]
+fn kernel_lines_are_left_alone_by_check() {
+    let chip = GpioSim::new("checked", &["A", "B"]);
+    let path = chip.device().to_str().unwrap();
+    let platform = format!(
+        r#"
+        [[power]]
+        name = "modem"
+        gpio = {{ chip = "{path}", line = "A", initial = true }}
+        control = "all"
+
+        [[reset]]
+        name = "phy"
+        gpio = {{ chip = "{path}", line = "1" }}
+        "#
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("platform.toml");
+    fs::write(&file, &platform).unwrap();
+    let check = || {
+        PROGRAM.run(&[
+            "--check=json",
+            "-c",
+            "2",
+            "--platform",
+            file.to_str().unwrap(),
+        ])
+    };
+    let (status, text) = check();
+    assert_eq!(status, 0, "{text}");
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["not_here"], serde_json::json!([]), "{text}");
+    // Nobody has driven it, nor has it.
+    assert!(!chip.is_high(0));
+    let daemon = start(&platform);
+    expect(&chip, 0, true);
+    // What a running daemon has is said, and left to it.
+    let (status, text) = check();
+    assert_eq!(status, 0, "{text}");
+    assert!(text.contains("is in use by"), "{text}");
+    expect(&chip, 0, true);
+    daemon.stop();
+}
+
+#[test]
+#[ignore = "needs gpio-sim of the host guest"]
 fn kernel_lines_that_cannot_be_had_are_refused() {
     let chip = GpioSim::new("taken", &["A", "B"]);
     let path = chip.device().to_str().unwrap();

@@ -52,6 +52,55 @@ fn v9_check_says_what_each_guest_is_given() {
 }
 
 #[test]
+fn v9_check_of_the_example_works_as_it_says_itself() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/platform.toml");
+    let text = std::fs::read_to_string(example).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("#     vhost-device-scmi "))
+        .expect("its command line");
+    let arguments: Vec<_> = line.split_whitespace().collect();
+    let mut command = PROGRAM.command();
+    command.args(&arguments);
+    command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/examples"));
+    let output = command.output().unwrap();
+    let (table, error) = (
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    );
+    // Its hardware is not here, and that is said.
+    assert!(output.status.success(), "{error}");
+    for part in [
+        "soc-temp",
+        "codec-mclk",
+        "(not here)",
+        "Not on this machine",
+    ] {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+    assert!(table.contains("sensor[0].hwmon"), "{table}");
+}
+
+#[test]
+fn v9_check_as_json_is_for_programs() {
+    let (status, text) = PROGRAM.run(&["--check=json", "--sim", "-d", "iio,path=/nonexistent"]);
+    assert_eq!(status, 0, "{text}");
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["format"], 1);
+    let first = &json["guests"][0]["resources"][0];
+    assert_eq!(
+        (&first["protocol"], &first["name"]),
+        (&"power".into(), &"gpu".into())
+    );
+    assert_eq!(json["not_here"][0]["line"], serde_json::Value::Null);
+    let (status, text) = PROGRAM.run(&["--check=yaml"]);
+    assert_eq!(status, 2, "{text}");
+    // A FILE behind it is not its format.
+    let (status, text) = PROGRAM.run(&["--check", "--platform", "/nonexistent"]);
+    assert_eq!(status, 1, "{text}");
+}
+
+#[test]
 fn v9_what_cannot_be_given_is_refused() {
     for (arguments, status, why) in [
         (&["-s", "s", "-d", "dummy"][..], 2, "--help-devices"),
@@ -154,7 +203,7 @@ fn test_a_trip_point_fires() {
     let daemon = Daemon::start(&["--sim"]);
     let mut guest = daemon.guest("s");
     let mut control = daemon.control();
-    assert_eq!(control.ask("sensor:fan=1000"), "sensor:fan 1000");
+    assert_eq!(control.ask("set sensor:fan 1000"), "sensor:fan 1000");
     guest.give(4);
     // Every 10 ms, so that the test need not wait for long.
     guest.ok(SENSOR, 0xa, &[FAN, 1 << 16 | 0b11110 << 11 | 1]);
@@ -164,7 +213,7 @@ fn test_a_trip_point_fires() {
     guest.ok(SENSOR, 0xb, &[FAN, 1]);
     assert_eq!(guest.notice(SENSOR, 1)[..3], [0, FAN, 1000]);
     guest.ok(SENSOR, 0xb, &[FAN, 0]);
-    control.ask("sensor:fan=3500");
+    control.ask("set sensor:fan 3500");
     loop {
         guest.give(1);
         let (told, words) = guest.told();
@@ -199,15 +248,19 @@ fn test_the_world_sees_what_a_guest_does() {
     let mut control = daemon.control();
     guest.ok(VOLTAGE, 0x7, &[1, 0, 3_300_000]);
     guest.ok(VOLTAGE, 0x5, &[1, 7]);
-    assert_eq!(control.ask("voltage:vdd-io"), "voltage:vdd-io 3300000,on");
+    let voltage = "voltage:vdd-io.microvolts";
+    assert_eq!(
+        control.ask(&format!("get {voltage}")),
+        format!("{voltage} 3300000")
+    );
     guest.ok(support::POWERCAP, 0x5, &[0, 0, 5_000_000]);
-    let powercap = control.ask("powercap:package");
-    assert!(powercap.contains("cap 5000000"), "{powercap}");
+    let powercap = control.ask("get powercap:package.cap");
+    assert_eq!(powercap, "powercap:package.cap 5000000");
     guest.ok(RESET, 0x4, &[0, 1, 0]);
-    assert_eq!(control.ask("reset:usb"), "reset:usb released resets 1");
+    assert_eq!(control.ask("get reset:usb.resets"), "reset:usb.resets 1");
     guest.ok(SYSTEM, 0x3, &[0, 1]);
     assert_eq!(
-        control.ask("system:system"),
+        control.ask("get system:system"),
         "system:system guest 0 cold-reset"
     );
     assert!(control.ask("nothing").starts_with("error: "));

@@ -1,4 +1,4 @@
-//! A daemon's control socket: lines of text, each with an answer.
+//! A daemon's control socket: lines of text, each with an answer that ends with `ok`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -23,16 +23,23 @@ impl Control {
         Ok(Self(BufReader::new(stream)))
     }
 
-    /// Says a line, and gives back the line that is the answer.
+    /// Says a line, and gives back the lines of the answer, without the last.
     ///
     /// # Errors
     /// When the daemon says that it is one.
     pub fn ask(&mut self, line: &str) -> Result<String> {
+        let no_answer = || format!("no answer to {line:?}");
+        writeln!(self.0.get_mut(), "{line}").with_context(no_answer)?;
         let mut answer = String::new();
-        let asked =
-            writeln!(self.0.get_mut(), "{line}").and_then(|()| self.0.read_line(&mut answer));
-        asked.with_context(|| format!("no answer to {line:?}"))?;
-        ensure!(!answer.starts_with("error"), "{line:?}: {answer}");
-        Ok(answer.trim_end().to_owned())
+        loop {
+            let mut next = String::new();
+            let read = self.0.read_line(&mut next).with_context(no_answer)?;
+            ensure!(read > 0, "{line:?}: the daemon has left");
+            ensure!(!next.starts_with("error: "), "{line:?}: {next}");
+            if next == "ok\n" {
+                return Ok(answer.trim_end().to_owned());
+            }
+            answer += &next;
+        }
     }
 }

@@ -280,6 +280,7 @@ impl<T: Copy + PartialEq> Told<T> {
 pub struct Logs {
     pub(super) host: RateLimit,
     pub(super) no_room: RateLimit,
+    pub(super) refused: RateLimit,
 }
 
 /// What one guest has of the platform.
@@ -411,7 +412,9 @@ impl Agent {
                 "{}: the host fails at command {message:#x} of protocol {protocol:#x}: {error}",
                 self.name
             ),
-            Failure::Status(status) => log::debug!(
+            Failure::Status(status) => limited!(
+                self.logs.refused,
+                Debug,
                 "{}: command {message:#x} of protocol {protocol:#x}: {status:?}",
                 self.name
             ),

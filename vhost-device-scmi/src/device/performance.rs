@@ -127,8 +127,8 @@ fn parse_limits(
     if max == 0 && min == 0 || max != 0 && min > max {
         return Err(Status::InvalidParameters);
     }
-    let all = numbers(domain).map(|(_, number)| number);
-    let (lowest, highest) = (all.clone().next(), all.last());
+    let mut all = numbers(domain).map(|(_, number)| number);
+    let (lowest, highest) = (all.clone().next(), all.next_back());
     let outside = |limit: u32| limit != 0 && (Some(limit) < lowest || Some(limit) > highest);
     if outside(max) || outside(min) {
         return Err(Status::OutOfRange);

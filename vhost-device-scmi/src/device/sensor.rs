@@ -189,7 +189,10 @@ impl Sensors {
         }
         let id = ResourceId::Sensor(sensor.number);
         cx.hub.watch(id, cx.guest, wanted.is_some());
-        cx.hub.want_readings(sensor.number, cx.guest, wanted);
+        // Who may only read it does not change how often the hardware has something to tell.
+        if sensor.may_control() {
+            cx.hub.want_readings(sensor.number, cx.guest, wanted);
+        }
         Ok(())
     }
 

@@ -306,7 +306,13 @@ impl Bench {
         let mut drivers = hub.platform().drivers();
         let (_, driver) = drivers.find(|(other, _)| *other == id).unwrap();
         let sim: &dyn Simulated = driver.simulated().unwrap();
-        sim.set(value).unwrap();
+        let parts = sim.parts();
+        // What the world does to it, where it has several parts.
+        let part = match parts.iter().any(|(part, _)| *part == "power") {
+            true => "power",
+            false => parts[0].0,
+        };
+        sim.set(part, value).unwrap();
         hub.changed(id, None);
         self.run();
     }

@@ -15,26 +15,37 @@ pub struct Invalid {
     pub protocol: &'static str,
     /// Its name.
     pub name: String,
+    /// Which of its properties is wrong, as a platform file calls it; empty when it is none.
+    pub key: &'static str,
     /// What is wrong.
     pub why: String,
 }
 
-type Checked = Result<(), String>;
+/// A property, and what is wrong with it.
+type Fault = (&'static str, String);
 
-fn expect(holds: bool, why: &str) -> Checked {
+type Checked = Result<(), Fault>;
+
+/// The property `key` has to be so.
+fn expect(key: &'static str, holds: bool, why: &str) -> Checked {
     match holds {
         true => Ok(()),
-        false => Err(why.to_owned()),
+        false => Err((key, why.to_owned())),
     }
 }
 
 /// Whether a name can be told.
 fn check_name(name: &str) -> Checked {
-    expect(!name.is_empty(), "it needs a name")?;
+    expect("name", !name.is_empty(), "it needs a name")?;
     let why = format!("a name has at most {MAX_NAME} characters");
-    expect(name.len() <= MAX_NAME, &why)?;
+    expect("name", name.len() <= MAX_NAME, &why)?;
     let ascii = name.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-    expect(ascii, "a name has printable ASCII characters only")
+    expect("name", ascii, "a name has printable ASCII characters only")?;
+    expect(
+        "name",
+        name.trim() == name,
+        "a name does not begin or end with a blank",
+    )
 }
 
 fn is_ascending<T: PartialOrd>(list: &[T]) -> bool {
@@ -50,14 +61,18 @@ fn check_all<T>(
     for (number, resource) in resources.iter().enumerate() {
         let mut checked = check_name(&resource.name);
         if number >= MAX_RESOURCES {
-            checked = Err(format!("there are more than {MAX_RESOURCES} of them"));
+            checked = Err((
+                "name",
+                format!("there are more than {MAX_RESOURCES} of them"),
+            ));
         } else if !names.insert(&*resource.name) {
-            checked = Err("another one has the same name".to_owned());
+            checked = Err(("name", "another one has the same name".to_owned()));
         }
         let checked = checked.and_then(|()| check(&resource.kind));
-        checked.map_err(|why| Invalid {
+        checked.map_err(|(key, why)| Invalid {
             protocol,
             name: resource.name.clone(),
+            key,
             why,
         })?;
     }
@@ -68,9 +83,10 @@ impl Power {
     fn check(&self) -> Checked {
         let both = [PowerState::ON, PowerState::OFF];
         let both = both.iter().all(|state| self.states.contains(state));
-        expect(both, "its states have to have on and off among them")?;
+        expect("", both, "its states have to have on and off among them")?;
         let reserved = self.states.iter().all(|state| state.0 & !0x4fff_ffff == 0);
         expect(
+            "",
             reserved,
             "a state has bits 28, 29 or 31, which mean nothing",
         )
@@ -79,17 +95,19 @@ impl Power {
 
 impl Performance {
     fn check(&self) -> Checked {
-        expect(!self.levels.is_empty(), "it needs a level")?;
+        expect("levels", !self.levels.is_empty(), "it needs a level")?;
         let most = Self::MAX_LEVELS;
         let why = format!("it has more than {most} levels");
-        expect(self.levels.len() <= most, &why)?;
+        expect("levels", self.levels.len() <= most, &why)?;
         let levels: Vec<_> = self.levels.iter().map(|level| level.level).collect();
-        expect(!levels.contains(&0), "a level is not 0")?;
+        expect("levels", !levels.contains(&0), "a level is not 0")?;
         expect(
+            "levels",
             is_ascending(&levels),
             "its levels have to be in order, each once, the slowest first",
         )?;
         expect(
+            "sustained",
             self.sustained < levels.len(),
             "its sustained level is none of its levels",
         )?;
@@ -99,13 +117,15 @@ impl Performance {
             .map(|level| level.indicative_frequency_khz);
         let unknown = frequencies.clone().any(|frequency| frequency == 0);
         expect(
+            "level-indexing",
             !self.level_indexing || !unknown,
-            "with level indexing, each level needs an indicative frequency",
+            "with level indexing, each level needs a frequency-khz",
         )?;
         let distinct: BTreeSet<_> = frequencies.collect();
         expect(
+            "level-indexing",
             !self.level_indexing || distinct.len() == levels.len(),
-            "with level indexing, two levels cannot have one indicative frequency",
+            "with level indexing, two levels cannot have the same frequency-khz",
         )
     }
 }
@@ -114,23 +134,25 @@ impl Clock {
     fn check(&self, clocks: usize) -> Checked {
         match &self.rates {
             Rates::Discrete(rates) => {
-                expect(!rates.is_empty(), "it needs a rate")?;
+                expect("rates", !rates.is_empty(), "it needs a rate")?;
                 let why = format!("it has more than {} rates", Rates::MAX);
-                expect(rates.len() <= Rates::MAX, &why)?;
+                expect("rates", rates.len() <= Rates::MAX, &why)?;
                 expect(
+                    "rates",
                     is_ascending(rates),
                     "its rates have to be in order, each once, the lowest first",
                 )?;
             }
             Rates::Range { min, max, step } => {
-                expect(min <= max, "its lowest rate is above its highest")?;
-                expect(*step != 0, "the step between its rates is 0")?;
+                expect("rates", min <= max, "its lowest rate is above its highest")?;
+                expect("rates", *step != 0, "the step between its rates is 0")?;
             }
         }
         let there = self.parents.iter().all(|parent| *parent < clocks);
-        expect(there, "a parent is not there")?;
+        expect("parents", there, "a parent is not there")?;
         let distinct: BTreeSet<_> = self.parents.iter().collect();
         expect(
+            "parents",
             distinct.len() == self.parents.len(),
             "it has a parent twice",
         )
@@ -140,16 +162,22 @@ impl Clock {
 impl Quantity {
     fn check(&self) -> Checked {
         let exponents = -16..=15;
-        expect(exponents.contains(&self.scale), "a scale is from -16 to 15")?;
+        expect(
+            "scale",
+            exponents.contains(&self.scale),
+            "a scale is from -16 to 15",
+        )?;
         if let Some(resolution) = self.resolution {
             let fits = exponents.contains(&resolution.exponent) && resolution.mantissa < 1 << 27;
             expect(
+                "",
                 fits,
                 "a resolution is below 2^27, times ten to the -16 up to 15",
             )?;
         }
         let ordered = self.range.is_none_or(|(min, max)| min <= max);
         expect(
+            "range",
             ordered,
             "the least number that it reads is above the greatest",
         )
@@ -161,12 +189,16 @@ impl Sensor {
         match &self.shape {
             Shape::Scalar(quantity) => quantity.check()?,
             Shape::Axes(axes) => {
-                expect(!axes.is_empty(), "it needs an axis")?;
+                expect("axes", !axes.is_empty(), "it needs an axis")?;
                 let why = format!("it has more than {} axes", Shape::MAX_AXES);
-                expect(axes.len() <= Shape::MAX_AXES, &why)?;
-                expect(self.trip_points == 0, "with axes it has no trip points")?;
+                expect("axes", axes.len() <= Shape::MAX_AXES, &why)?;
+                expect(
+                    "trip-points",
+                    self.trip_points == 0,
+                    "with axes it has no trip points",
+                )?;
                 for axis in axes {
-                    check_name(&axis.name)?;
+                    check_name(&axis.name).map_err(|(_, why)| ("axes", why))?;
                     axis.quantity.check()?;
                 }
             }
@@ -175,18 +207,27 @@ impl Sensor {
         match &self.intervals {
             Intervals::Discrete(list) => {
                 let shortest = list.first().is_none_or(|first| *first >= Intervals::MIN);
-                expect(shortest, why)?;
+                expect("intervals-ms", shortest, why)?;
                 let count = format!("it has more than {} intervals", Intervals::MAX);
-                expect(list.len() <= Intervals::MAX, &count)?;
+                expect("intervals-ms", list.len() <= Intervals::MAX, &count)?;
                 expect(
+                    "intervals-ms",
                     is_ascending(list),
                     "its intervals have to be in order, each once, the shortest first",
                 )
             }
             Intervals::Range { min, max, step } => {
-                expect(*min >= Intervals::MIN, why)?;
-                expect(min <= max, "its shortest interval is above its longest")?;
-                expect(!step.is_zero(), "the step between its intervals is 0")
+                expect("intervals-ms", *min >= Intervals::MIN, why)?;
+                expect(
+                    "intervals-ms",
+                    min <= max,
+                    "its shortest interval is above its longest",
+                )?;
+                expect(
+                    "intervals-ms",
+                    !step.is_zero(),
+                    "the step between its intervals is 0",
+                )
             }
         }
     }
@@ -195,6 +236,7 @@ impl Sensor {
 impl Reset {
     fn check(&self) -> Checked {
         expect(
+            "",
             self.autonomous || self.explicit,
             "it cannot be reset in any way",
         )
@@ -205,17 +247,26 @@ impl Voltage {
     fn check(&self) -> Checked {
         match &self.levels {
             Levels::Discrete(levels) => {
-                expect(!levels.is_empty(), "it needs a voltage")?;
+                expect("microvolts", !levels.is_empty(), "it needs a voltage")?;
                 let why = format!("it has more than {} voltages", Levels::MAX);
-                expect(levels.len() <= Levels::MAX, &why)?;
+                expect("microvolts", levels.len() <= Levels::MAX, &why)?;
                 expect(
+                    "microvolts",
                     is_ascending(levels),
                     "its voltages have to be in order, each once, the lowest first",
                 )
             }
             Levels::Range { min, max, step } => {
-                expect(min <= max, "its lowest voltage is above its highest")?;
-                expect(*step > 0, "the step between its voltages is not above 0")
+                expect(
+                    "microvolts",
+                    min <= max,
+                    "its lowest voltage is above its highest",
+                )?;
+                expect(
+                    "microvolts",
+                    *step > 0,
+                    "the step between its voltages is not above 0",
+                )
             }
         }
     }
@@ -223,51 +274,68 @@ impl Voltage {
 
 impl Powercap {
     fn check(&self, number: usize, domains: &[Resource<Self>]) -> Checked {
-        expect(self.min_cap > 0, "its lowest cap is 0")?;
+        expect("cap", self.min_cap > 0, "its lowest cap is 0")?;
         expect(
+            "cap",
             self.min_cap <= self.max_cap,
             "its lowest cap is above its highest",
         )?;
         // The hub's word for no cap.
         let bounded = self.max_cap < u32::MAX;
-        expect(bounded, "its highest cap is above 4294967294")?;
+        expect("cap", bounded, "its highest cap is above 4294967294")?;
         let one = self.min_cap == self.max_cap;
-        expect(one || self.cap_step > 0, "the step between its caps is 0")?;
-        expect(self.min_pai_us > 0, "its shortest averaging interval is 0")?;
         expect(
+            "cap",
+            one || self.cap_step > 0,
+            "the step between its caps is 0",
+        )?;
+        expect(
+            "interval-us",
+            self.min_pai_us > 0,
+            "its shortest averaging interval is 0",
+        )?;
+        expect(
+            "interval-us",
             self.min_pai_us <= self.max_pai_us,
             "its shortest averaging interval is above its longest",
         )?;
         let one = self.min_pai_us == self.max_pai_us;
         let why = "the step between its averaging intervals is 0";
-        expect(one || self.pai_step_us > 0, why)?;
+        expect("interval-us", one || self.pai_step_us > 0, why)?;
         // As many steps upwards as there are domains, and it must have come to one without parent.
         let mut above = Some(number);
         for _ in 0..=domains.len() {
             let Some(domain) = above else {
                 return Ok(());
             };
-            let domain = domains.get(domain).ok_or("its parent is not there")?;
+            let domain = domains
+                .get(domain)
+                .ok_or(("parent", "its parent is not there".to_owned()))?;
             above = domain.kind.parent;
         }
-        Err("it is a part of itself".to_owned())
+        Err(("parent", "it is a part of itself".to_owned()))
     }
 }
 
 /// Looks at groups or functions, whose members are the first `count` of something.
-fn check_members(what: &str, sets: &[Members], count: usize) -> Checked {
+fn check_members(what: &'static str, sets: &[Members], count: usize) -> Checked {
     let why = format!("it has more than {MAX_RESOURCES} {what}");
-    expect(sets.len() <= MAX_RESOURCES, &why)?;
+    expect(what, sets.len() <= MAX_RESOURCES, &why)?;
     let mut names = BTreeSet::new();
     for Members { name, members } in sets {
         let of = |why: &str| format!("its {what} {name:?}: {why}");
-        check_name(name).map_err(|why| of(&why))?;
-        expect(names.insert(name), &of("another one has the same name"))?;
-        expect(!members.is_empty(), &of("nothing is in it"))?;
+        check_name(name).map_err(|(_, why)| (what, of(&why)))?;
+        expect(
+            what,
+            names.insert(name),
+            &of("another one has the same name"),
+        )?;
+        expect(what, !members.is_empty(), &of("nothing is in it"))?;
         let there = members.iter().all(|member| usize::from(*member) < count);
-        expect(there, &of("what is in it is not there"))?;
+        expect(what, there, &of("what is in it is not there"))?;
         let distinct: BTreeSet<_> = members.iter().collect();
         expect(
+            what,
             distinct.len() == members.len(),
             &of("something is in it twice"),
         )?;
@@ -277,10 +345,12 @@ fn check_members(what: &str, sets: &[Members], count: usize) -> Checked {
 
 impl Pinctrl {
     fn check(&self) -> Checked {
-        expect(!self.pins.is_empty(), "it needs a pin")?;
+        expect("pins", !self.pins.is_empty(), "it needs a pin")?;
         let why = format!("it has more than {MAX_RESOURCES} pins");
-        expect(self.pins.len() <= MAX_RESOURCES, &why)?;
-        self.pins.iter().try_for_each(|name| check_name(name))?;
+        expect("pins", self.pins.len() <= MAX_RESOURCES, &why)?;
+        self.pins
+            .iter()
+            .try_for_each(|name| check_name(name).map_err(|(_, why)| ("pins", why)))?;
         check_members("groups", &self.groups, self.pins.len())?;
         check_members("functions", &self.functions, self.groups.len())
     }
@@ -298,6 +368,7 @@ impl Platform {
                 return Err(Invalid {
                     protocol: what,
                     name: name.clone(),
+                    key: "",
                     why: "at most 15 characters of printable ASCII".to_owned(),
                 });
             }
@@ -313,9 +384,10 @@ impl Platform {
         check_all("pin controller", self.pinctrl.as_slice(), Pinctrl::check)?;
         for (number, resource) in self.powercaps.iter().enumerate() {
             let checked = resource.kind.check(number, &self.powercaps);
-            checked.map_err(|why| Invalid {
+            checked.map_err(|(key, why)| Invalid {
                 protocol: "power capping domain",
                 name: resource.name.clone(),
+                key,
                 why,
             })?;
         }

@@ -40,6 +40,17 @@ pub enum Rates {
 impl Rates {
     /// The most rates of a list. Linux takes 16 and no more.
     pub const MAX: usize = 256;
+
+    /// Whether a rate is one of them.
+    pub fn contains(&self, rate: u64) -> bool {
+        match self {
+            Self::Discrete(rates) => rates.contains(&rate),
+            &Self::Range { min, max, step } => {
+                let above = rate.checked_sub(min);
+                rate <= max && above.is_some_and(|above| above.checked_rem(step) == Some(0))
+            }
+        }
+    }
 }
 
 /// What drives a clock.

@@ -134,6 +134,11 @@ impl Root {
                 Err(error) => Err(OpenError::open(&path, error)),
             };
         }
+        if wanted.contains('/') {
+            return Err(OpenError::unfit(format!(
+                "{wanted:?} is neither a name nor a path that begins with /"
+            )));
+        }
         let class = self.path(class);
         let names = entries(&class)?;
         if names.iter().any(|name| name == wanted) {
@@ -315,7 +320,7 @@ pub(crate) mod tests {
             none.ends_with("there is hwmon0 (lm75), hwmon1 (ina219), hwmon10 (lm75)"),
             "{none}"
         );
-        assert!(error("../hwmon").contains("there is no"));
+        assert!(error("../hwmon").contains("neither a name nor a path"));
         assert!(error("/sys/class/hwmon/hwmon0/name").contains("no directory"));
         assert!(matches!(find("/gone"), Err(OpenError::Open { .. })));
     }

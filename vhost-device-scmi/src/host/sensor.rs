@@ -108,6 +108,18 @@ impl Intervals {
     /// The most intervals of a list.
     pub const MAX: usize = 256;
 
+    /// Whether an interval is one of them.
+    pub fn contains(&self, interval: Duration) -> bool {
+        match self {
+            Self::Discrete(list) => list.contains(&interval),
+            &Self::Range { min, max, step } => {
+                let above = interval.checked_sub(min).map(|above| above.as_nanos());
+                let above = above.and_then(|above| above.checked_rem(step.as_nanos()));
+                interval <= max && above == Some(0)
+            }
+        }
+    }
+
     /// The shortest interval: a guest must not keep its host busy with reading.
     pub const MIN: Duration = Duration::from_millis(1);
 }

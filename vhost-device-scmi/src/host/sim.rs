@@ -1,7 +1,7 @@
 //! Simulated hardware: drivers that remember, and sensors with wave forms.
 //!
-//! A driver here checks nothing, as what it gets was checked against its resource already. What
-//! comes from the control socket is checked as far as a value could not be one of its kind.
+//! A driver here checks nothing, as what it gets was checked against its resource already, by the
+//! protocol or by the control socket.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,14 +23,20 @@ pub use platform::platform;
 
 /// What the control socket sees of simulated hardware, and does with it.
 pub trait Simulated {
-    /// How it is, in a line of text.
-    fn state(&self) -> String;
+    /// How it is: each of its parts, by name, with a value of one line. What has one part alone
+    /// has no name for it.
+    fn parts(&self) -> Vec<(&'static str, String)>;
 
-    /// Changes it.
+    /// Changes a part.
     ///
     /// # Errors
     /// Why this cannot be set.
-    fn set(&self, text: &str) -> std::result::Result<(), String>;
+    fn set(&self, part: &str, text: &str) -> std::result::Result<(), String>;
+}
+
+/// A part that nothing sets.
+fn only_seen(part: &str) -> std::result::Result<(), String> {
+    Err(format!("{part:?} can be seen, and not set"))
 }
 
 /// How a simulated number changes with time, since the start of the daemon.
@@ -187,13 +193,6 @@ fn switch(on: bool) -> &'static str {
     if on { "on" } else { "off" }
 }
 
-/// Sets one of two values that have a comma between them, or both.
-fn parse_pair<'a>(text: &'a str, now: (&'a str, &'a str)) -> (&'a str, &'a str) {
-    let (one, other) = text.split_once(',').unwrap_or((text, ""));
-    let or = |text: &'a str, now| if text.trim().is_empty() { now } else { text };
-    (or(one, now.0), or(other, now.1))
-}
-
 /// A sensor whose numbers are waves, one for each axis.
 ///
 /// On the control socket: its numbers, with commas between them. One that is set stays so.
@@ -237,15 +236,15 @@ impl SensorDriver for SimSensor {
 }
 
 impl Simulated for SimSensor {
-    fn state(&self) -> String {
+    fn parts(&self) -> Vec<(&'static str, String)> {
         let readings = self.readings.load(Ordering::Relaxed);
         let time = self.start.elapsed();
         let waves = self.waves.lock();
         let numbers = waves.iter().map(|wave| wave.at(time, readings).to_string());
-        numbers.collect::<Vec<_>>().join(",")
+        vec![("", numbers.collect::<Vec<_>>().join(","))]
     }
 
-    fn set(&self, text: &str) -> std::result::Result<(), String> {
+    fn set(&self, _part: &str, text: &str) -> std::result::Result<(), String> {
         let numbers = text.split(',').map(|number| parse(number, "number"));
         let numbers = numbers.collect::<std::result::Result<Vec<_>, _>>()?;
         let mut waves = self.waves.lock();
@@ -315,20 +314,23 @@ impl ClockDriver for SimClock {
     }
 }
 
-/// On the control socket: the rate in Hz, `on` or `off`, and the position of the parent, as in
-/// `24000000,on`.
+/// On the control socket: the rate in Hz, whether it is on, and the position of the parent.
 impl Simulated for SimClock {
-    fn state(&self) -> String {
-        let (rate, parent) = (self.rate.get(), self.parent.get());
-        format!("{rate},{} parent {parent}", switch(self.enabled.get()))
+    fn parts(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("rate", self.rate.get().to_string()),
+            ("enabled", switch(self.enabled.get()).to_owned()),
+            ("parent", self.parent.get().to_string()),
+        ]
     }
 
-    fn set(&self, text: &str) -> std::result::Result<(), String> {
-        let rate = self.rate.get().to_string();
-        let (rate, enabled) = parse_pair(text, (&rate, switch(self.enabled.get())));
-        let (rate, enabled) = (parse(rate, "rate")?, parse_switch(enabled)?);
-        self.rate.set(rate);
-        self.enabled.set(enabled);
+    fn set(&self, part: &str, text: &str) -> std::result::Result<(), String> {
+        match part {
+            "rate" => self.rate.set(parse(text, "rate")?),
+            "enabled" => self.enabled.set(parse_switch(text)?),
+            "parent" => self.parent.set(parse(text, "position of a parent")?),
+            _ => return only_seen(part),
+        }
         Ok(())
     }
 }
@@ -365,21 +367,21 @@ impl PowerDriver for SimPower {
     }
 }
 
-/// On the control socket: `on`, `off` or the number of a state.
+/// On the control socket: `on` or `off`.
 impl Simulated for SimPower {
-    fn state(&self) -> String {
-        match self.0.get() {
+    fn parts(&self) -> Vec<(&'static str, String)> {
+        let state = match self.0.get() {
             PowerState::ON => "on".to_owned(),
             PowerState::OFF => "off".to_owned(),
             PowerState(number) => number.to_string(),
-        }
+        };
+        vec![("", state)]
     }
 
-    fn set(&self, text: &str) -> std::result::Result<(), String> {
-        self.0.set(match parse_switch(text) {
-            Ok(true) => PowerState::ON,
-            Ok(false) => PowerState::OFF,
-            Err(_) => PowerState(parse(text, "state")?),
+    fn set(&self, _part: &str, text: &str) -> std::result::Result<(), String> {
+        self.0.set(match parse_switch(text)? {
+            true => PowerState::ON,
+            false => PowerState::OFF,
         });
         Ok(())
     }
@@ -437,19 +439,25 @@ impl PerformanceDriver for SimPerformance {
     }
 }
 
-/// On the control socket: the position of the level, counted from 0, with the limits behind it.
+/// On the control socket: the position of the level, counted from 0, and those of the limits.
 impl Simulated for SimPerformance {
-    fn state(&self) -> String {
+    fn parts(&self) -> Vec<(&'static str, String)> {
         let (level, Limits { min, max }) = self.0.get();
-        format!("{level} limits {min}..{max}")
+        vec![
+            ("level", level.to_string()),
+            ("limits", format!("{min}..{max}")),
+        ]
     }
 
-    fn set(&self, text: &str) -> std::result::Result<(), String> {
+    fn set(&self, part: &str, text: &str) -> std::result::Result<(), String> {
+        if part != "level" {
+            return only_seen(part);
+        }
         let level: usize = parse(text, "position of a level")?;
         let mut state = self.0.lock();
         let Limits { min, max } = state.1;
         if !state.1.contains(level) {
-            return Err(format!("the level is from {min} to {max}"));
+            return Err(format!("the limits of the level are {min} to {max}"));
         }
         state.0 = level;
         Ok(())
@@ -499,14 +507,17 @@ impl ResetDriver for SimReset {
 
 /// On the control socket: whether it is held in reset, and how often it was reset.
 impl Simulated for SimReset {
-    fn state(&self) -> String {
+    fn parts(&self) -> Vec<(&'static str, String)> {
         let Resets { asserted, count } = self.0.get();
         let held = if asserted { "asserted" } else { "released" };
-        format!("{held} resets {count}")
+        vec![("", held.to_owned()), ("resets", count.to_string())]
     }
 
-    fn set(&self, text: &str) -> std::result::Result<(), String> {
-        self.0.lock().asserted = match text.trim() {
+    fn set(&self, part: &str, text: &str) -> std::result::Result<(), String> {
+        if !part.is_empty() {
+            return only_seen(part);
+        }
+        self.0.lock().asserted = match text {
             "asserted" => true,
             "released" => false,
             _ => return Err(format!("{text:?} is neither asserted nor released")),
@@ -556,19 +567,22 @@ impl VoltageDriver for SimVoltage {
     }
 }
 
-/// On the control socket: the voltage in µV, and `on` or `off`, as in `1800000,on`.
+/// On the control socket: the voltage in µV, and whether it is on.
 impl Simulated for SimVoltage {
-    fn state(&self) -> String {
+    fn parts(&self) -> Vec<(&'static str, String)> {
         let (level, enabled) = self.0.get();
-        format!("{level},{}", switch(enabled))
+        vec![
+            ("microvolts", level.to_string()),
+            ("enabled", switch(enabled).to_owned()),
+        ]
     }
 
-    fn set(&self, text: &str) -> std::result::Result<(), String> {
-        let (level, enabled) = self.0.get();
-        let level = level.to_string();
-        let (level, enabled) = parse_pair(text, (&level, switch(enabled)));
-        self.0
-            .set((parse(level, "voltage")?, parse_switch(enabled)?));
+    fn set(&self, part: &str, text: &str) -> std::result::Result<(), String> {
+        match part {
+            "microvolts" => self.0.lock().0 = parse(text, "voltage")?,
+            "enabled" => self.0.lock().1 = parse_switch(text)?,
+            _ => return only_seen(part),
+        }
         Ok(())
     }
 }
@@ -630,17 +644,23 @@ impl PowercapDriver for SimPowercap {
     }
 }
 
-/// On the control socket: the cap or `none`, with the power behind it. What is set is the power.
+/// On the control socket: the cap or `none`, the averaging interval in µs, and the power, which
+/// can be set.
 impl Simulated for SimPowercap {
-    fn state(&self) -> String {
+    fn parts(&self) -> Vec<(&'static str, String)> {
         let cap = self.cap.get();
         let cap = cap.map_or_else(|| "none".to_owned(), |cap| cap.to_string());
-        let pai = self.pai_us.get();
-        let power = self.power().unwrap_or(0);
-        format!("cap {cap} interval {pai} power {power}")
+        vec![
+            ("cap", cap),
+            ("interval-us", self.pai_us.get().to_string()),
+            ("power", self.power().unwrap_or(0).to_string()),
+        ]
     }
 
-    fn set(&self, text: &str) -> std::result::Result<(), String> {
+    fn set(&self, part: &str, text: &str) -> std::result::Result<(), String> {
+        if part != "power" {
+            return only_seen(part);
+        }
         let power: u32 = parse(text, "power")?;
         *self.load.lock() = Wave::Constant(power.into());
         Ok(())
@@ -684,22 +704,21 @@ impl SystemDriver for SimSystem {
 
 /// On the control socket: what the guests have asked for last.
 impl Simulated for SimSystem {
-    fn state(&self) -> String {
+    fn parts(&self) -> Vec<(&'static str, String)> {
         let requests = self.0.lock();
         let requests = requests.iter().map(|(guest, state, graceful)| {
             let how = if *graceful { "graceful " } else { "" };
             format!("guest {guest} {how}{state}")
         });
-        match requests.collect::<Vec<_>>().join(", ") {
+        let state = match requests.collect::<Vec<_>>().join(", ") {
             none if none.is_empty() => "idle".to_owned(),
             requests => requests,
-        }
+        };
+        vec![("", state)]
     }
 
-    fn set(&self, text: &str) -> std::result::Result<(), String> {
-        Err(format!(
-            "{text:?} is no request: shutdown, cold-reset, warm-reset or suspend"
-        ))
+    fn set(&self, part: &str, _text: &str) -> std::result::Result<(), String> {
+        only_seen(part)
     }
 }
 
@@ -759,7 +778,7 @@ impl PinctrlDriver for SimPinctrl {
 /// On the control socket: what pins and groups were given: the function, and settings as
 /// `KIND=VALUE`.
 impl Simulated for SimPinctrl {
-    fn state(&self) -> String {
+    fn parts(&self) -> Vec<(&'static str, String)> {
         let states = self.0.lock();
         let states = states.iter().map(|(pins, state)| {
             let pins = match pins {
@@ -774,14 +793,15 @@ impl Simulated for SimPinctrl {
             let all: Vec<_> = [pins].into_iter().chain(function).chain(settings).collect();
             all.join(" ")
         });
-        match states.collect::<Vec<_>>().join(", ") {
+        let state = match states.collect::<Vec<_>>().join(", ") {
             none if none.is_empty() => "unset".to_owned(),
             states => states,
-        }
+        };
+        vec![("", state)]
     }
 
-    fn set(&self, text: &str) -> std::result::Result<(), String> {
-        Err(format!("{text:?}: pins are set by guests alone"))
+    fn set(&self, part: &str, _text: &str) -> std::result::Result<(), String> {
+        only_seen(part)
     }
 }
 
@@ -867,51 +887,58 @@ mod tests {
 
     #[test]
     fn test_what_is_set_is_seen() {
-        let cases: [(&dyn Simulated, &str, &str, &str); 7] = [
+        let cases: [(&dyn Simulated, &str, &str, &str); 11] = [
             (
                 &SimSensor::new(vec![Wave::Constant(1); 3]),
+                "",
                 "1,1,1",
-                "4,-5, 6",
                 "4,-5,6",
             ),
+            (&SimClock::new(5, false), "rate", "5", "7"),
+            (&SimClock::new(5, false), "enabled", "off", "on"),
+            (&SimClock::new(5, false), "parent", "0", "1"),
+            (&SimPower::new(PowerState::OFF), "", "off", "on"),
+            (&SimPerformance::new(3, 1), "level", "1", "2"),
+            (&SimReset::default(), "", "released", "asserted"),
+            (&SimVoltage::new(5, true), "microvolts", "5", "-7"),
+            (&SimVoltage::new(5, true), "enabled", "on", "off"),
             (
-                &SimClock::new(5, false),
-                "5,off parent 0",
-                "7,on",
-                "7,on parent 0",
+                &SimPowercap::new(None, 1, Wave::Constant(3)),
+                "power",
+                "3",
+                "9",
             ),
-            (&SimPower::new(PowerState::OFF), "off", "on", "on"),
-            (
-                &SimPerformance::new(3, 1),
-                "1 limits 0..2",
-                "2",
-                "2 limits 0..2",
-            ),
-            (
-                &SimReset::default(),
-                "released resets 0",
-                "asserted",
-                "asserted resets 0",
-            ),
-            (&SimVoltage::new(5, true), "5,on", ",off", "5,off"),
             (
                 &SimPowercap::new(Some(9), 1, Wave::Constant(3)),
-                "cap 9 interval 1 power 3",
-                "12",
-                "cap 9 interval 1 power 9",
+                "power",
+                "3",
+                "8",
             ),
         ];
-        for (sim, before, set, after) in cases {
-            assert_eq!(sim.state(), before);
-            sim.set(set).unwrap();
-            assert_eq!(sim.state(), after);
-            assert!(sim.set("nonsense").is_err());
-            assert_eq!(sim.state(), after, "what is refused changes nothing");
+        for (sim, part, before, after) in cases {
+            let now = || {
+                let mut parts = sim.parts().into_iter();
+                parts.find(|(name, _)| *name == part).unwrap().1
+            };
+            assert_eq!(now(), before);
+            sim.set(part, after).unwrap();
+            assert_eq!(now(), after);
+            assert!(sim.set(part, "nonsense").is_err());
+            assert_eq!(now(), after, "what is refused changes nothing");
+            for (other, _) in sim.parts() {
+                assert!(sim.set(other, "nonsense").is_err(), "{other}");
+            }
         }
+        let performance = SimPerformance::new(3, 1);
+        performance.set_limits(Limits { min: 0, max: 1 }).unwrap();
+        assert!(performance.set("level", "2").is_err());
         let system = SimSystem::default();
-        assert_eq!(system.state(), "idle");
+        assert_eq!(system.parts(), [("", "idle".to_owned())]);
         system.request(1, SystemState::Suspend, false).unwrap();
         system.request(1, SystemState::Shutdown, true).unwrap();
-        assert_eq!(system.state(), "guest 1 graceful shutdown");
+        assert_eq!(
+            system.parts(),
+            [("", "guest 1 graceful shutdown".to_owned())]
+        );
     }
 }

@@ -161,8 +161,23 @@ impl fmt::Display for Unit {
 
 /// A name that is no unit's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no unit, as celsius, volts, amps, watts, rpm, percent and none are")]
-pub struct NoUnit(String);
+#[error("{name:?} is no unit; {}", self.instead())]
+pub struct NoUnit {
+    name: String,
+    /// The unit that is probably meant.
+    nearest: Option<&'static str>,
+}
+
+impl NoUnit {
+    fn instead(&self) -> String {
+        match self.nearest {
+            Some(unit) => format!("is {unit} meant?"),
+            None => {
+                "docs/scmi-platform.md has all of them, as celsius, volts, rpm and none".to_owned()
+            }
+        }
+    }
+}
 
 impl FromStr for Unit {
     type Err = NoUnit;
@@ -175,13 +190,24 @@ impl FromStr for Unit {
         // Fits: there are fewer.
         number
             .map(|number| Self(number as u8))
-            .ok_or_else(|| NoUnit(name.to_owned()))
+            .ok_or_else(|| NoUnit {
+                name: name.to_owned(),
+                nearest: vhost_device_daemon::nearest(name, Self::NAMES),
+            })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn test_the_page_has_all_units() {
+        let page = include_str!("../../../docs/scmi-platform.md");
+        for unit in Unit::NAMES.into_iter().chain(["oem"]) {
+            assert!(page.contains(&format!("`{unit}`")), "{unit}");
+        }
+    }
 
     #[test]
     fn test_units_are_called_by_their_names() {
@@ -199,7 +225,17 @@ mod tests {
             assert_eq!(unit.to_string(), name);
             assert_eq!(name.parse(), Ok(unit));
         }
-        assert!("furlongs".parse::<Unit>().is_err());
+        let wrong = |name: &str| name.parse::<Unit>().unwrap_err().to_string();
+        let none = wrong("xyzzy");
+        assert!(none.contains("docs/scmi-platform.md"), "{none}");
+        for (name, meant) in [
+            ("celcius", "celsius"),
+            ("Volts", "volts"),
+            ("metres", "meters"),
+        ] {
+            let error = wrong(name);
+            assert!(error.ends_with(&format!("is {meant} meant?")), "{error}");
+        }
         assert_eq!(Unit(0x77).to_string(), "0x77");
     }
 }

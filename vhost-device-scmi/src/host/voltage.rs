@@ -35,6 +35,17 @@ pub enum Levels {
 impl Levels {
     /// The most voltages of a list.
     pub const MAX: usize = 1024;
+
+    /// Whether a voltage is one of them.
+    pub fn contains(&self, level: i32) -> bool {
+        match self {
+            Self::Discrete(levels) => levels.contains(&level),
+            &Self::Range { min, max, step } => {
+                let above = i64::from(level) - i64::from(min);
+                (min..=max).contains(&level) && above.checked_rem(step.into()) == Some(0)
+            }
+        }
+    }
 }
 
 /// What drives a voltage domain.
@@ -62,4 +73,30 @@ pub trait VoltageDriver: Driver {
     /// # Errors
     /// The hardware's; then it is as before.
     fn set_enabled(&self, enabled: bool) -> Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_levels_are_those_of_the_list_or_the_range() {
+        let list = Levels::Discrete(vec![-5, 0, 7]);
+        let range = Levels::Range {
+            min: i32::MIN,
+            max: i32::MAX,
+            step: 2,
+        };
+        for (level, in_list, in_range) in [
+            (-5, true, false),
+            (0, true, true),
+            (7, true, false),
+            (8, false, true),
+            (i32::MIN, false, true),
+            (i32::MAX, false, false),
+        ] {
+            assert_eq!(list.contains(level), in_list, "{level}");
+            assert_eq!(range.contains(level), in_range, "{level}");
+        }
+    }
 }

@@ -1,14 +1,15 @@
 //! The resources that a file describes, with all that is opened for them.
 
-use std::path::Path;
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use toml::Spanned;
 
 use super::file::{self, Choice, File, Files, GuestKey, Who};
-use super::{Checked, Problem, Span};
-use crate::host::linux::attribute::{Attribute, DIGITS, Number, Place, Sink, Switch, Window};
+use super::{Checked, Place as In, Problem, Span};
+use crate::host::linux::attribute::{Attribute, DIGITS, Mode, Number, Place, Sink, Switch, Window};
 use crate::host::linux::hook::{
     HookClock, HookPerformance, HookReset, HookSensor, HookSystem, HookVoltage,
 };
@@ -16,7 +17,7 @@ use crate::host::linux::iio::{Buffers, Setup};
 use crate::host::linux::powercap::{Capped, Meter};
 use crate::host::linux::switched::Switched;
 use crate::host::linux::{
-    OpenError, Root, USUAL_INTERVAL, frequency, gpio, hwmon, iio, power_supply, powercap,
+    OpenError, Opened, Root, USUAL_INTERVAL, frequency, gpio, hwmon, iio, power_supply, powercap,
     regulator, thermal, usual_intervals,
 };
 use crate::host::sim::{
@@ -24,9 +25,10 @@ use crate::host::sim::{
     SimVoltage, Wave,
 };
 use crate::host::{
-    Access, Axis, Clock, Guest, Intervals, Levels, Members, Performance, PerformanceLevel,
+    Access, Axis, Clock, Guest, Intervals, Levels, Looked, Members, Performance, PerformanceLevel,
     Permissions, Pinctrl, Platform, Power, PowerDriver, PowerScale, PowerState, Powercap, Quantity,
-    Rates, Reset, Resource, Sensor, SensorDriver, Shape, SystemDriver, SystemPower, Unit, Voltage,
+    Rates, Reset, Resource, ResourceId, Sensor, SensorDriver, Shape, SystemDriver, SystemPower,
+    Unit, Voltage,
 };
 
 /// The time that a guest has for shutting down, when the file does not say it.
@@ -38,14 +40,37 @@ const TRIP_POINTS: u8 = 4;
 /// The averaging interval of a power cap when nobody says it, in microseconds.
 const INTERVAL_US: u32 = 1_000_000;
 
-/// The platform of a file, for guests below `guests`.
-pub(super) fn platform(root: &Root, file: File, guests: Guest) -> Checked<Platform> {
+/// The tables of which a file may have several.
+pub(super) const LISTS: [&str; 7] = [
+    "sensor",
+    "clock",
+    "power",
+    "performance",
+    "reset",
+    "voltage",
+    "powercap",
+];
+
+/// The tables of which it has one.
+pub(super) const SINGLES: [&str; 2] = ["system", "pinctrl"];
+
+/// The platform of a file, for guests below `guests`, and what of it could not be looked at.
+pub(super) fn platform(
+    place: &In<'_>,
+    file: File,
+    guests: Guest,
+) -> Checked<(Platform, Vec<Problem>)> {
+    let root = place.root;
     let who = Guests::new(&file, guests)?;
     let mut builder = Builder {
         root,
+        base: place.base,
+        looks: place.looks,
+        not_here: RefCell::default(),
+        resource: None,
         guests: who,
         buffers: Buffers::default(),
-        buffered: 0..0,
+        buffered: (0..0, None),
     };
     let mut places = Places::default();
     let mut platform = Platform {
@@ -57,12 +82,13 @@ pub(super) fn platform(root: &Root, file: File, guests: Guest) -> Checked<Platfo
     let zones = names(&file.powercap, |zone| &zone.name);
     /// The resources of one list of the file, each made by `$make`.
     macro_rules! make {
-        ($protocol:literal, $from:ident, $into:ident, |$span:ident, $table:ident, $writable:ident| $make:expr) => {
+        ($protocol:literal, $id:ident, $from:ident, $into:ident, |$span:ident, $table:ident, $mode:ident| $make:expr) => {
             for table in file.$from {
                 let ($span, $table) = places.add($protocol, table, |table| &table.name);
                 let permissions = builder.guests.permissions(&$table.read, &$table.control)?;
                 let name = $table.name.get_ref().clone();
-                let $writable = is_writable(&permissions);
+                let $mode = builder.mode(&permissions);
+                builder.resource = Some(ResourceId::$id(platform.$into.len()));
                 platform.$into.push(Resource {
                     name,
                     permissions,
@@ -71,39 +97,44 @@ pub(super) fn platform(root: &Root, file: File, guests: Guest) -> Checked<Platfo
             }
         };
     }
-    make!("sensor", sensor, sensors, |span, table, _writable| builder
-        .sensor(&span, table));
-    make!("clock", clock, clocks, |span, table, writable| builder
-        .clock(&span, table, &clocks, writable));
-    make!("power domain", power, powers, |span, table, writable| {
-        builder.power(&span, table, writable)
+    make!("sensor", Sensor, sensor, sensors, |span, table, mode| {
+        builder.sensor(&span, table, mode)
+    });
+    make!("clock", Clock, clock, clocks, |span, table, mode| builder
+        .clock(&span, table, &clocks, mode));
+    make!("power domain", Power, power, powers, |span, table, mode| {
+        builder.power(&span, table, mode)
     });
     make!(
         "performance domain",
+        Performance,
         performance,
         performances,
-        |span, table, writable| builder.performance(&span, table, writable)
+        |span, table, mode| builder.performance(&span, table, mode)
     );
-    make!("reset domain", reset, resets, |span, table, _writable| {
-        builder.reset(&span, table)
+    make!("reset domain", Reset, reset, resets, |span, table, mode| {
+        builder.reset(&span, table, mode)
     });
     make!(
         "voltage domain",
+        Voltage,
         voltage,
         voltages,
-        |span, table, writable| { builder.voltage(&span, table, writable) }
+        |span, table, mode| { builder.voltage(&span, table, mode) }
     );
     make!(
         "power capping domain",
+        Powercap,
         powercap,
         powercaps,
-        |span, table, writable| { builder.powercap(&span, table, &zones, writable) }
+        |span, table, mode| { builder.powercap(&span, table, &zones, mode) }
     );
     if let Some(table) = file.system {
         let (span, table) = (table.span(), table.into_inner());
         let permissions = builder.guests.permissions(&table.read, &table.control)?;
         let name = table.name.clone().unwrap_or_else(|| "system".to_owned());
-        let kind = builder.system(&span, table)?;
+        builder.resource = Some(ResourceId::System);
+        let kind = builder.system(&span, table, builder.mode(&permissions))?;
         platform.system = Some(Resource {
             name,
             permissions,
@@ -122,14 +153,17 @@ pub(super) fn platform(root: &Root, file: File, guests: Guest) -> Checked<Platfo
     }
     platform.check().map_err(|invalid| {
         let span = places.of(invalid.protocol, &invalid.name);
-        Problem::at(&span, invalid)
+        Problem {
+            beside: invalid.key,
+            ..Problem::at(&span, invalid)
+        }
     })?;
     // Last, as it turns hardware on.
-    let Builder {
-        buffers, buffered, ..
-    } = builder;
-    buffers.start(root).map_err(at(&buffered))?;
-    Ok(platform)
+    let buffers = std::mem::take(&mut builder.buffers);
+    let (place, resource) = builder.buffered.clone();
+    builder.resource = resource;
+    builder.opened(buffers.start(root), &place)?;
+    Ok((platform, builder.not_here.into_inner()))
 }
 
 /// The names of a list's resources, for those that name each other.
@@ -188,12 +222,14 @@ impl Guests {
         let mut names = Vec::new();
         if let Some(list) = &file.guests {
             if list.get_ref().len() != count {
+                let named = list.get_ref().len();
                 return Err(Problem::at(
                     &list.span(),
                     format!(
-                        "it names {} guests, and there are {count} sockets: write as many names \
-                         as --socket-count says",
-                        list.get_ref().len()
+                        "it names {}, and there {}: write as many names as --socket-count says, \
+                         or --socket-count {named}",
+                        counted(named, "guest"),
+                        are_counted(count, "socket")
                     ),
                 ));
             }
@@ -264,8 +300,8 @@ impl Guests {
             let why = match guest.get_ref() {
                 GuestKey::Number(number) => {
                     format!(
-                        "there is no guest {number}: there are {}, from 0",
-                        self.count
+                        "there is no guest {number}: there {}, from 0",
+                        are_counted(self.count, "guest")
                     )
                 }
                 GuestKey::Name(name) if self.names.is_empty() => format!(
@@ -303,8 +339,22 @@ impl Who {
     }
 }
 
+/// A number of things: `1 guest`, `2 guests`.
+fn counted(number: usize, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        number => format!("{number} {what}s"),
+    }
+}
+
+/// The same behind "there".
+fn are_counted(number: usize, what: &str) -> String {
+    let are = if number == 1 { "is" } else { "are" };
+    format!("{are} {}", counted(number, what))
+}
+
 /// Whether any guest may control it: else it is opened for reading alone.
-fn is_writable(permissions: &Permissions) -> bool {
+fn is_controlled(permissions: &Permissions) -> bool {
     let others = permissions.of(Guest::MAX);
     others == Access::Control
         || permissions
@@ -340,11 +390,6 @@ fn placed<T, B>(value: Option<Spanned<T>>, wrap: impl FnOnce(T) -> B) -> Option<
     Some((value.span(), wrap(value.into_inner())))
 }
 
-/// Places an error of opening.
-fn at(span: &Span) -> impl Fn(OpenError) -> Problem {
-    move |error| Problem::at(span, error.explain())
-}
-
 /// A key that must not be there, with why.
 fn refuse<T>(key: &Option<Spanned<T>>, why: &str) -> Checked<()> {
     match key {
@@ -357,10 +402,18 @@ fn refuse<T>(key: &Option<Spanned<T>>, why: &str) -> Checked<()> {
 #[derive(Debug)]
 struct Builder<'a> {
     root: &'a Root,
+    /// What paths of the file are relative to.
+    base: &'a Path,
+    /// Hardware is only looked at, and need not be here.
+    looks: bool,
+    /// What is made just now.
+    resource: Option<ResourceId>,
+    /// What could not be looked at.
+    not_here: RefCell<Vec<Problem>>,
     guests: Guests,
     buffers: Buffers,
-    /// Where the file asks for the last of them.
-    buffered: Span,
+    /// Where the file asks for the last of them, and for which resource.
+    buffered: (Span, Option<ResourceId>),
 }
 
 enum SensorBacking {
@@ -368,8 +421,14 @@ enum SensorBacking {
     Iio(file::Iio),
     Thermal(String),
     PowerSupply(file::PowerSupply),
-    Hook(std::path::PathBuf),
+    Hook(PathBuf),
     Sim(file::Waves),
+}
+
+/// A GPIO line, or what `--check` has seen of one.
+enum GpioDomain {
+    Line(Switched<gpio::Line>),
+    Looked(Looked),
 }
 
 enum GateBacking {
@@ -410,100 +469,175 @@ enum PowercapBacking {
 }
 
 enum SystemBacking {
-    Hook(std::path::PathBuf),
+    Hook(PathBuf),
     Sim,
 }
 
-/// Paths of a hook, under the root.
+/// Paths of a hook.
 struct HookFiles {
-    get: Option<std::path::PathBuf>,
-    set: Option<std::path::PathBuf>,
+    get: Option<PathBuf>,
+    set: Option<PathBuf>,
 }
 
 impl HookFiles {
-    fn new(root: &Root, files: &Files, writable: bool) -> Self {
-        let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| root.path(path));
-        Self {
-            get: path(&files.get),
-            set: path(&files.set).filter(|_| writable),
-        }
-    }
-
-    fn place(&self) -> Place<'_> {
+    fn place(&self, mode: Mode) -> Place<'_> {
         Place {
             get: self.get.as_deref(),
             set: self.set.as_deref(),
+            mode,
         }
     }
 
     /// What it is called in `--check`.
-    fn name(&self) -> String {
-        let paths = [&self.get, &self.set];
-        let mut names: Vec<_> = paths
-            .iter()
-            .filter_map(|path| Some(path.as_ref()?.display().to_string()))
-            .collect();
+    fn name(&self, mode: Mode) -> String {
+        let set = self.set.as_ref().filter(|_| mode != Mode::Read);
+        let paths = [self.get.as_ref(), set].into_iter().flatten();
+        let mut names: Vec<_> = paths.map(|path| path.display().to_string()).collect();
         names.dedup();
-        names.join(" + ")
+        match names.is_empty() {
+            true => "nothing that is read".to_owned(),
+            false => names.join(" + "),
+        }
+    }
+}
+
+/// What stands for hardware that is not here.
+fn absent(backing: String) -> Arc<Looked> {
+    Arc::new(Looked(backing))
+}
+
+/// What is known of a sensor whose hardware is not here.
+fn unknown() -> Quantity {
+    Quantity {
+        unit: Unit::UNSPECIFIED,
+        scale: 0,
+        resolution: None,
+        range: None,
     }
 }
 
 impl Builder<'_> {
+    /// What is done with the hardware of a resource.
+    fn mode(&self, permissions: &Permissions) -> Mode {
+        match (is_controlled(permissions), self.looks) {
+            (false, _) => Mode::Read,
+            (true, true) => Mode::Look,
+            (true, false) => Mode::Control,
+        }
+    }
+
+    /// Where a path of the file leads.
+    fn path(&self, path: &Path) -> PathBuf {
+        match path.is_absolute() {
+            true => self.root.path(path),
+            false => self.base.join(path),
+        }
+    }
+
+    /// What was opened. `None` when it is not here, and is only looked at: that is noted.
+    fn opened<T>(&self, opened: Opened<T>, span: &Span) -> Checked<Option<T>> {
+        match opened {
+            Ok(opened) => Ok(Some(opened)),
+            Err(error) => {
+                let problem = Problem {
+                    resource: self.resource,
+                    ..Problem::at(span, error.explain())
+                };
+                match self.looks {
+                    false => Err(problem),
+                    true => {
+                        self.not_here.borrow_mut().push(problem);
+                        Ok(None)
+                    }
+                }
+            }
+        }
+    }
+
+    fn files(&self, files: &Files) -> HookFiles {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| self.path(path));
+        HookFiles {
+            get: path(&files.get),
+            set: path(&files.set),
+        }
+    }
+
     fn number(
         &self,
         files: &Files,
-        writable: bool,
+        mode: Mode,
         initial: i64,
         span: &Span,
     ) -> Checked<(Number, String)> {
-        let files = HookFiles::new(self.root, files, writable);
-        let number = Number::open(files.place(), initial).map_err(at(span))?;
-        Ok((number, files.name()))
+        let files = self.files(files);
+        let number = self.opened(Number::open(files.place(mode), initial), span)?;
+        let number = number.unwrap_or_else(|| Number::remembered(initial));
+        Ok((number, files.name(mode)))
     }
 
     fn optional_number(
         &self,
         files: &Option<Files>,
-        writable: bool,
+        mode: Mode,
         initial: i64,
         span: &Span,
     ) -> Checked<Option<Number>> {
         let number = files
             .as_ref()
-            .map(|files| self.number(files, writable, initial, span));
+            .map(|files| self.number(files, mode, initial, span));
         Ok(number.transpose()?.map(|(number, _)| number))
     }
 
     fn switch(
         &self,
         files: &Files,
-        writable: bool,
+        mode: Mode,
         initial: bool,
         span: &Span,
     ) -> Checked<(Switch, String)> {
-        let files = HookFiles::new(self.root, files, writable);
-        let switch = Switch::open(files.place(), DIGITS, initial).map_err(at(span))?;
-        Ok((switch, files.name()))
+        let files = self.files(files);
+        let switch = self.opened(Switch::open(files.place(mode), DIGITS, initial), span)?;
+        let switch = switch.unwrap_or_else(|| Switch::remembered(DIGITS, initial));
+        Ok((switch, files.name(mode)))
     }
 
     fn optional_switch(
         &self,
         files: &Option<Files>,
-        writable: bool,
+        mode: Mode,
         initial: bool,
         span: &Span,
     ) -> Checked<Option<Switch>> {
         let switch = files
             .as_ref()
-            .map(|files| self.switch(files, writable, initial, span));
+            .map(|files| self.switch(files, mode, initial, span));
         Ok(switch.transpose()?.map(|(switch, _)| switch))
     }
 
-    fn sink(&self, path: &Path, span: &Span) -> Checked<Sink> {
-        Sink::open(&self.root.path(path)).map_err(at(span))
+    /// What is only written to; `None` when it is not opened.
+    fn sink(&self, path: &Path, mode: Mode, span: &Span) -> Checked<Option<Sink>> {
+        let path = self.path(path);
+        match mode {
+            Mode::Read => Ok(None),
+            Mode::Look => Ok(self.opened(Sink::look(&path), span)?.and(None)),
+            Mode::Control => self.opened(Sink::open(&path), span),
+        }
     }
 
-    fn sensor(&mut self, span: &Span, table: file::Sensor) -> Checked<Sensor> {
+    /// A sensor of the host's.
+    fn host_sensor(
+        &self,
+        opened: Opened<(Shape, Arc<dyn SensorDriver>)>,
+        span: &Span,
+        what: String,
+    ) -> Checked<(Shape, Arc<dyn SensorDriver>)> {
+        Ok(match self.opened(opened, span)? {
+            Some(sensor) => sensor,
+            None => (Shape::Scalar(unknown()), absent(what)),
+        })
+    }
+
+    fn sensor(&mut self, span: &Span, table: file::Sensor, mode: Mode) -> Checked<Sensor> {
         let (place, backing) = one(
             span,
             [
@@ -552,25 +686,37 @@ impl Builder<'_> {
                 }
             })
         };
-        let scalar = |(quantity, driver): (Quantity, hwmon::FileSensor)| {
-            let driver: Arc<dyn SensorDriver> = Arc::new(driver);
-            (Shape::Scalar(quantity), driver)
-        };
         let root = self.root;
+        // From which number to which a simulated one goes.
+        let mut simulated = None;
+        let scalar = |opened: Opened<(Quantity, hwmon::FileSensor)>| {
+            opened.map(|(quantity, driver)| {
+                let driver: Arc<dyn SensorDriver> = Arc::new(driver);
+                (Shape::Scalar(quantity), driver)
+            })
+        };
         let (mut shape, driver): (Shape, Arc<dyn SensorDriver>) = match backing {
-            SensorBacking::Hwmon(hwmon) => {
-                let opened = hwmon::open(root, &hwmon.chip, &hwmon.channel);
-                scalar(opened.map_err(at(&place))?)
+            SensorBacking::Hwmon(file::Hwmon { chip, channel }) => {
+                let opened = scalar(hwmon::open(root, &chip, &channel));
+                self.host_sensor(opened, &place, format!("{chip} {channel}"))?
             }
-            SensorBacking::Thermal(zone) => scalar(thermal::open(root, &zone).map_err(at(&place))?),
-            SensorBacking::PowerSupply(supply) => {
-                let opened = power_supply::open(root, &supply.supply, &supply.attribute);
-                scalar(opened.map_err(at(&place))?)
+            SensorBacking::Thermal(zone) => {
+                self.host_sensor(scalar(thermal::open(root, &zone)), &place, zone)?
             }
-            SensorBacking::Iio(iio) => self.iio(&iio, &place)?,
+            SensorBacking::PowerSupply(file::PowerSupply { supply, attribute }) => {
+                let opened = scalar(power_supply::open(root, &supply, &attribute));
+                self.host_sensor(opened, &place, format!("{supply} {attribute}"))?
+            }
+            SensorBacking::Iio(iio) => self.iio(&iio, &place, mode)?,
             SensorBacking::Hook(path) => {
-                let file = Attribute::to_read(&root.path(path)).map_err(at(&place))?;
-                (described()?, Arc::new(HookSensor::new(file)))
+                let path = self.path(&path);
+                let shape = described()?;
+                let opened = Attribute::to_read(&path).map(|file| {
+                    let driver: Arc<dyn SensorDriver> = Arc::new(HookSensor::new(file));
+                    (shape.clone(), driver)
+                });
+                let (_, driver) = self.host_sensor(opened, &place, path.display().to_string())?;
+                (shape, driver)
             }
             SensorBacking::Sim(waves) => {
                 let shape = described()?;
@@ -588,6 +734,7 @@ impl Builder<'_> {
                     let why = format!("it has {} waves: write {width}, or one", waves.len());
                     return Err(Problem::at(&place, why));
                 }
+                simulated = extent(&waves);
                 (shape, Arc::new(SimSensor::new(waves)))
             }
         };
@@ -599,6 +746,13 @@ impl Builder<'_> {
             };
             for quantity in quantities {
                 quantity.range = Some((range.min, range.max));
+            }
+            if let Some((least, most)) = simulated
+                && (least < range.min || most > range.max)
+                && range.min <= range.max
+            {
+                let why = format!("its numbers are from {least} to {most}, which is not within");
+                return Err(Problem::at(&place, format!("{why} range")));
             }
         }
         let intervals = match &table.intervals_ms {
@@ -614,7 +768,18 @@ impl Builder<'_> {
             Shape::Scalar(_) => TRIP_POINTS,
             Shape::Axes(_) => 0,
         };
-        let chosen = table.default_interval_ms.map(Duration::from_millis);
+        let chosen = match &table.default_interval_ms {
+            None => None,
+            Some(ms) => {
+                let chosen = Duration::from_millis(*ms.get_ref());
+                if !intervals.contains(chosen) {
+                    let why = "it is none of the intervals: add it to intervals-ms, or write one \
+                               of those";
+                    return Err(Problem::at(&ms.span(), why));
+                }
+                Some(chosen)
+            }
+        };
         Ok(Sensor {
             shape,
             intervals,
@@ -628,25 +793,37 @@ impl Builder<'_> {
         })
     }
 
-    fn iio(&mut self, iio: &file::Iio, place: &Span) -> Checked<(Shape, Arc<dyn SensorDriver>)> {
+    fn iio(
+        &mut self,
+        iio: &file::Iio,
+        place: &Span,
+        mode: Mode,
+    ) -> Checked<(Shape, Arc<dyn SensorDriver>)> {
+        let what = format!("{} {}", iio.device, iio.channel);
         if iio.buffer != Some(true) {
             if iio.trigger.is_some() {
                 let why = "a trigger is of a buffer: write buffer = true, or leave it out";
                 return Err(Problem::at(place, why));
             }
-            let (shape, driver) =
-                iio::open(self.root, &iio.device, &iio.channel).map_err(at(place))?;
-            return Ok((shape, driver.into()));
+            let opened = iio::open(self.root, &iio.device, &iio.channel);
+            let opened = opened.map(|(shape, driver)| (shape, Arc::from(driver)));
+            return self.host_sensor(opened, place, what);
+        }
+        if iio.trigger.is_some() && mode == Mode::Read {
+            let why = "a trigger is set, and no guest may control this: leave it out, or write \
+                       control = […]";
+            return Err(Problem::at(place, why));
         }
         let setup = Setup {
             trigger: iio.trigger.as_deref(),
+            mode,
         };
         let added = self
             .buffers
             .add(self.root, &iio.device, &iio.channel, setup);
-        let (shape, driver) = added.map_err(at(place))?;
-        self.buffered = place.clone();
-        Ok((shape, driver))
+        self.buffered = (place.clone(), self.resource);
+        let added = added.map(|(shape, driver)| (shape, driver as Arc<dyn SensorDriver>));
+        self.host_sensor(added, place, what)
     }
 
     fn clock(
@@ -654,7 +831,7 @@ impl Builder<'_> {
         span: &Span,
         table: file::Clock,
         clocks: &[String],
-        writable: bool,
+        mode: Mode,
     ) -> Checked<Clock> {
         let rates = match table.rates.get_ref() {
             Choice::List(rates) => Rates::Discrete(rates.clone()),
@@ -681,7 +858,14 @@ impl Builder<'_> {
         let mut can_gate = true;
         let driver: Arc<dyn crate::host::ClockDriver> = match backing {
             ClockBacking::Sim(sim) => {
-                let rate = sim.rate.unwrap_or(lowest);
+                let rate = match &sim.rate {
+                    Some(rate) if !rates.contains(*rate.get_ref()) => {
+                        let why = "it is none of the clock's rates";
+                        return Err(Problem::at(&rate.span(), why));
+                    }
+                    Some(rate) => *rate.get_ref(),
+                    None => lowest,
+                };
                 Arc::new(SimClock::new(rate, sim.enabled.unwrap_or(false)))
             }
             ClockBacking::Hook(hook) => {
@@ -692,11 +876,11 @@ impl Builder<'_> {
                     return Err(Problem::at(&place, why));
                 }
                 let initial = i64::try_from(lowest).unwrap_or(i64::MAX);
-                let (rate, backing) = self.number(&hook.rate, writable, initial, &place)?;
+                let (rate, backing) = self.number(&hook.rate, mode, initial, &place)?;
                 Arc::new(HookClock {
                     rate,
-                    enabled: self.optional_switch(&hook.enabled, writable, false, &place)?,
-                    parent: self.optional_number(&hook.parent, writable, 0, &place)?,
+                    enabled: self.optional_switch(&hook.enabled, mode, false, &place)?,
+                    parent: self.optional_number(&hook.parent, mode, 0, &place)?,
                     backing,
                 })
             }
@@ -710,18 +894,32 @@ impl Builder<'_> {
         })
     }
 
-    fn gpio<'a>(&self, gpio: &'a file::Gpio, place: &Span) -> Checked<Switched<gpio::Line>> {
-        let spec: gpio::LineSpec<'a> = gpio::LineSpec {
+    /// A line, as both kinds of domains have it.
+    fn gpio(&self, gpio: &file::Gpio, place: &Span, mode: Mode) -> Checked<GpioDomain> {
+        let spec = gpio::LineSpec {
             chip: &gpio.chip,
             line: &gpio.line,
             active_low: gpio.active_low.unwrap_or(false),
             open_drain: gpio.open_drain.unwrap_or(false),
-            initial: gpio.initial,
+            initial: gpio.initial.as_ref().map(|initial| *initial.get_ref()),
         };
-        gpio::open(self.root, &spec).map_err(at(place))
+        if mode == Mode::Read {
+            let why = "this sets the line, and no guest may control it: leave it out, or write \
+                       control = […]";
+            refuse(&gpio.initial, why)?;
+        }
+        if !self.looks {
+            let line = self.opened(gpio::open(self.root, &spec, mode), place)?;
+            if let Some(line) = line {
+                return Ok(GpioDomain::Line(line));
+            }
+        }
+        let found = self.opened(gpio::look(self.root, &spec, mode), place)?;
+        let backing = found.unwrap_or_else(|| format!("{} line {}", gpio.chip, gpio.line));
+        Ok(GpioDomain::Looked(Looked(backing)))
     }
 
-    fn power(&self, span: &Span, table: file::Power, writable: bool) -> Checked<Power> {
+    fn power(&self, span: &Span, table: file::Power, mode: Mode) -> Checked<Power> {
         let (place, backing) = one(
             span,
             [
@@ -732,13 +930,19 @@ impl Builder<'_> {
             ],
         )?;
         let driver: Arc<dyn PowerDriver> = match backing {
-            GateBacking::Gpio(gpio) => Arc::new(self.gpio(&gpio, &place)?),
-            GateBacking::Consumer(name) => {
-                let opened = regulator::consumer(self.root, &name.consumer, writable);
-                Arc::new(opened.map_err(at(&place))?)
+            GateBacking::Gpio(gpio) => match self.gpio(&gpio, &place, mode)? {
+                GpioDomain::Line(line) => Arc::new(line),
+                GpioDomain::Looked(looked) => Arc::new(looked),
+            },
+            GateBacking::Consumer(file::Consumer { consumer }) => {
+                let opened = regulator::consumer(self.root, &consumer, mode);
+                match self.opened(opened, &place)? {
+                    Some(switch) => Arc::new(switch),
+                    None => absent(consumer),
+                }
             }
             GateBacking::Hook(files) => {
-                let (switch, name) = self.switch(&files, writable, false, &place)?;
+                let (switch, name) = self.switch(&files, mode, false, &place)?;
                 Arc::new(Switched::new(switch, name))
             }
             GateBacking::Sim(sim) => Arc::new(SimPower::new(match sim.on {
@@ -756,7 +960,7 @@ impl Builder<'_> {
         &self,
         span: &Span,
         table: file::Performance,
-        writable: bool,
+        mode: Mode,
     ) -> Checked<Performance> {
         let (place, backing) = one(
             span,
@@ -775,14 +979,28 @@ impl Builder<'_> {
         )?;
         let scaling = match &backing {
             PerformanceBacking::Cpufreq(policy) => {
-                Some(frequency::cpufreq(self.root, policy, writable).map_err(at(&place))?)
+                self.opened(frequency::cpufreq(self.root, policy, mode), &place)?
             }
             PerformanceBacking::Devfreq(device) => {
-                Some(frequency::devfreq(self.root, device, writable).map_err(at(&place))?)
+                self.opened(frequency::devfreq(self.root, device, mode), &place)?
             }
             PerformanceBacking::Hook(_) | PerformanceBacking::Sim(_) => None,
         };
-        let levels = levels(span, &table.levels, scaling.as_ref())?;
+        let on_host = matches!(
+            backing,
+            PerformanceBacking::Cpufreq(_) | PerformanceBacking::Devfreq(_)
+        );
+        let levels = match (on_host && scaling.is_none(), &table.levels) {
+            // What there is instead is not known here.
+            (true, None) => vec![PerformanceLevel {
+                level: table.sustained.as_ref().map_or(1, |level| *level.get_ref()),
+                power: 0,
+                latency_us: 0,
+                indicative_frequency_khz: 1,
+            }],
+            (true, Some(_)) => levels(span, &table.levels, Some(&frequency::Known::default()))?,
+            (false, _) => levels(span, &table.levels, scaling.as_ref().map(|it| &it.known))?,
+        };
         let numbers: Vec<_> = levels.iter().map(|level| level.level).collect();
         let position = |level: &Spanned<u32>| {
             let found = numbers.iter().position(|number| number == level.get_ref());
@@ -807,23 +1025,23 @@ impl Builder<'_> {
             (PerformanceBacking::Hook(hook), _) => {
                 let first = numbers.first().copied().unwrap_or(0).into();
                 let last = numbers.last().copied().unwrap_or(0).into();
-                let memory = |initial| Number::open(Place::MEMORY, initial).map_err(at(&place));
-                let (level, backing) = self.number(&hook.level, writable, first, &place)?;
-                let min = self.optional_number(&hook.min, writable, first, &place)?;
-                let max = self.optional_number(&hook.max, writable, last, &place)?;
+                let (level, backing) = self.number(&hook.level, mode, first, &place)?;
+                let min = self.optional_number(&hook.min, mode, first, &place)?;
+                let max = self.optional_number(&hook.max, mode, last, &place)?;
                 Arc::new(HookPerformance {
                     levels: numbers,
                     level,
                     limits: Window::new(
-                        min.map_or_else(|| memory(first), Ok)?,
-                        max.map_or_else(|| memory(last), Ok)?,
+                        min.unwrap_or_else(|| Number::remembered(first)),
+                        max.unwrap_or_else(|| Number::remembered(last)),
                     ),
                     backing,
                 })
             }
             (_, Some(scaling)) => Arc::new(scaling.driver(&numbers)),
-            // The two others have one.
-            (_, None) => return Err(Problem::at(&place, "it has no frequencies")),
+            (PerformanceBacking::Cpufreq(name) | PerformanceBacking::Devfreq(name), None) => {
+                absent(name)
+            }
         };
         let sustained_level = levels.get(sustained);
         Ok(Performance {
@@ -839,7 +1057,7 @@ impl Builder<'_> {
         })
     }
 
-    fn reset(&self, span: &Span, table: file::Reset) -> Checked<Reset> {
+    fn reset(&self, span: &Span, table: file::Reset, mode: Mode) -> Checked<Reset> {
         let (place, backing) = one(
             span,
             [
@@ -850,13 +1068,16 @@ impl Builder<'_> {
         )?;
         let (mut autonomous, mut explicit) = (true, true);
         let driver: Arc<dyn crate::host::ResetDriver> = match backing {
-            ResetBacking::Gpio(gpio) => Arc::new(self.gpio(&gpio, &place)?),
+            ResetBacking::Gpio(gpio) => match self.gpio(&gpio, &place, mode)? {
+                GpioDomain::Line(line) => Arc::new(line),
+                GpioDomain::Looked(looked) => Arc::new(looked),
+            },
             ResetBacking::Sim => Arc::new(SimReset::default()),
             ResetBacking::Hook(hook) => {
                 (autonomous, explicit) = (hook.reset.is_some(), hook.assert.is_some());
                 let paths = [&hook.assert, &hook.reset];
                 let names = paths.iter().filter_map(|path| {
-                    let path = self.root.path(path.as_ref()?);
+                    let path = self.path(path.as_ref()?);
                     Some(path.display().to_string())
                 });
                 let names: Vec<_> = names.collect();
@@ -864,10 +1085,9 @@ impl Builder<'_> {
                     let why = "it names no file: write reset = PATH, assert = PATH or both";
                     return Err(Problem::at(&place, why));
                 }
-                let sink = |path: &Option<std::path::PathBuf>| {
-                    path.as_ref()
-                        .map(|path| self.sink(path, &place))
-                        .transpose()
+                let sink = |path: &Option<PathBuf>| {
+                    let sink = path.as_ref().map(|path| self.sink(path, mode, &place));
+                    Ok(sink.transpose()?.flatten())
                 };
                 Arc::new(HookReset {
                     assert: sink(&hook.assert)?,
@@ -884,7 +1104,7 @@ impl Builder<'_> {
         })
     }
 
-    fn voltage(&self, span: &Span, table: file::Voltage, writable: bool) -> Checked<Voltage> {
+    fn voltage(&self, span: &Span, table: file::Voltage, mode: Mode) -> Checked<Voltage> {
         let (place, backing) = one(
             span,
             [
@@ -921,15 +1141,23 @@ impl Builder<'_> {
         let mut can_gate = true;
         let (levels, driver): (_, Arc<dyn crate::host::VoltageDriver>) = match backing {
             VoltageBacking::Sim(sim) => {
-                let microvolts = sim.microvolts.unwrap_or(lowest);
+                let has = |level| levels.as_ref().is_none_or(|levels| levels.contains(level));
+                let microvolts = match &sim.microvolts {
+                    Some(level) if !has(*level.get_ref()) => {
+                        let why = "it is none of the domain's voltages";
+                        return Err(Problem::at(&level.span(), why));
+                    }
+                    Some(level) => *level.get_ref(),
+                    None => lowest,
+                };
                 let driver = SimVoltage::new(microvolts, sim.enabled.unwrap_or(false));
                 (levels.ok_or_else(needed)?, Arc::new(driver))
             }
             VoltageBacking::Hook(hook) => {
                 can_gate = hook.enabled.is_some();
                 let (microvolts, backing) =
-                    self.number(&hook.microvolts, writable, lowest.into(), &place)?;
-                let enabled = self.optional_switch(&hook.enabled, writable, false, &place)?;
+                    self.number(&hook.microvolts, mode, lowest.into(), &place)?;
+                let enabled = self.optional_switch(&hook.enabled, mode, false, &place)?;
                 let driver = HookVoltage {
                     microvolts,
                     enabled,
@@ -948,18 +1176,19 @@ impl Builder<'_> {
                                REG-VIRT-CONSUMER, or make it a [[power]] domain";
                     return Err(Problem::at(&place, why));
                 }
-                let driver = regulator::Regulator::open(self.root, names, writable);
-                let driver = driver.map_err(at(&place))?;
-                can_gate = driver.gate();
-                let levels = match (levels, driver.settable()) {
+                let opened = regulator::Regulator::open(self.root, names, mode);
+                let driver = self.opened(opened, &place)?;
+                can_gate = names.consumer.is_some() || names.virt.is_some();
+                let levels = match (levels, names.virt.is_some()) {
                     (Some(levels), true) => levels,
                     (None, true) => return Err(needed()),
                     (None, false) => {
-                        let now = crate::host::VoltageDriver::level(&driver);
-                        let now = now.map_err(|error| {
-                            Problem::at(&place, format!("its voltage cannot be read: {error}"))
-                        })?;
-                        Levels::Discrete(vec![now])
+                        let now = driver.as_ref().map(crate::host::VoltageDriver::level);
+                        let now = now.transpose().map_err(|error| {
+                            OpenError::Unfit(format!("its voltage cannot be read: {error}"))
+                        });
+                        let now = self.opened(now, &place)?.flatten();
+                        Levels::Discrete(vec![now.unwrap_or(0)])
                     }
                     (Some(_), false) => {
                         refuse(
@@ -970,7 +1199,12 @@ impl Builder<'_> {
                         return Err(needed());
                     }
                 };
-                (levels, Arc::new(driver))
+                let called = [names.regulator, names.consumer, names.virt];
+                let called: Vec<_> = called.into_iter().flatten().collect();
+                match driver {
+                    Some(driver) => (levels, Arc::new(driver)),
+                    None => (levels, absent(called.join(" + "))),
+                }
             }
         };
         Ok(Voltage {
@@ -985,7 +1219,7 @@ impl Builder<'_> {
         span: &Span,
         table: file::Powercap,
         zones: &[String],
-        writable: bool,
+        mode: Mode,
     ) -> Checked<Powercap> {
         let (place, backing) = one(
             span,
@@ -1024,38 +1258,43 @@ impl Builder<'_> {
                     let measured = zone.monitoring.unwrap_or(true);
                     let constraint = zone.constraint.as_deref();
                     let name = &zone.zone;
-                    let opened =
-                        powercap::open(self.root, name, constraint, writable, measured, usual);
-                    let zone = opened.map_err(at(&place))?;
-                    cap = cap.or_else(|| {
-                        Some(file::Steps {
-                            min: zone.min_uw?,
-                            max: zone.max_uw?,
-                            step: None,
-                        })
-                    });
-                    let now = zone.interval_us.unwrap_or(usual);
-                    let monitoring = zone.monitoring;
-                    let driver = Arc::new(zone.driver);
-                    (interval.unwrap_or(fixed(now)), monitoring, driver)
+                    let opened = powercap::open(self.root, name, constraint, mode, measured, usual);
+                    match self.opened(opened, &place)? {
+                        Some(zone) => {
+                            cap = cap.or_else(|| {
+                                Some(file::Steps {
+                                    min: zone.min_uw?,
+                                    max: zone.max_uw?,
+                                    step: None,
+                                })
+                            });
+                            let now = zone.interval_us.unwrap_or(usual);
+                            let interval = interval.unwrap_or(fixed(now));
+                            (interval, zone.monitoring, Arc::new(zone.driver))
+                        }
+                        None => {
+                            // What the kernel says of it is not known here.
+                            cap = cap.or(Some(fixed(1)));
+                            let interval = interval.unwrap_or(fixed(usual));
+                            (interval, measured, absent(name.clone()))
+                        }
+                    }
                 }
                 PowercapBacking::Hook(hook) => {
                     can_disable = table.can_disable.unwrap_or(hook.enabled.is_some());
                     let highest = cap.ok_or_else(needed)?.max.into();
-                    let (number, backing) = self.number(&hook.cap, writable, highest, &place)?;
-                    let memory = Number::open(Place::MEMORY, usual.into()).map_err(at(&place))?;
+                    let (number, backing) = self.number(&hook.cap, mode, highest, &place)?;
                     let interval_us =
-                        self.optional_number(&hook.interval_us, writable, usual.into(), &place)?;
-                    let power = hook
-                        .power
-                        .as_ref()
-                        .map(|path| Attribute::to_read(&self.root.path(path)));
-                    let power = power.transpose().map_err(at(&place))?;
-                    let monitoring = power.is_some();
+                        self.optional_number(&hook.interval_us, mode, usual.into(), &place)?;
+                    let monitoring = hook.power.is_some();
+                    let power = hook.power.as_ref();
+                    let power = power.map(|path| Attribute::to_read(&self.path(path)));
+                    let power = power.map(|power| self.opened(power, &place));
+                    let power = power.transpose()?.flatten();
                     let driver = Capped {
                         cap: number,
-                        enabled: self.optional_switch(&hook.enabled, writable, true, &place)?,
-                        interval: interval_us.unwrap_or(memory),
+                        enabled: self.optional_switch(&hook.enabled, mode, true, &place)?,
+                        interval: interval_us.unwrap_or_else(|| Number::remembered(usual.into())),
                         meter: power.map(Meter::Power),
                         backing,
                     };
@@ -1071,7 +1310,15 @@ impl Builder<'_> {
                         Some([load]) => to_wave(load, &place)?,
                         Some(_) => return Err(Problem::at(&place, "its load is one wave")),
                     };
-                    let now = sim.cap.or(cap.map(|cap| cap.max));
+                    let has = |wanted| cap.is_none_or(|cap| (cap.min..=cap.max).contains(&wanted));
+                    let now = match &sim.cap {
+                        Some(now) if !has(*now.get_ref()) => {
+                            let why = "it is outside of the domain's limits, which `cap` says";
+                            return Err(Problem::at(&now.span(), why));
+                        }
+                        Some(now) => Some(*now.get_ref()),
+                        None => cap.map(|cap| cap.max),
+                    };
                     let driver = SimPowercap::new(now, usual, load);
                     (interval.unwrap_or(fixed(usual)), true, Arc::new(driver))
                 }
@@ -1096,7 +1343,7 @@ impl Builder<'_> {
         })
     }
 
-    fn system(&self, span: &Span, table: file::System) -> Checked<SystemPower> {
+    fn system(&self, span: &Span, table: file::System, mode: Mode) -> Checked<SystemPower> {
         let timeout = table.timeout_ms.map_or(TIMEOUT, Duration::from_millis);
         let has_any = table.hook.is_some() || table.sim.is_some();
         // Without any, the host may ask guests, and guests may not ask the host.
@@ -1112,10 +1359,10 @@ impl Builder<'_> {
                 )?;
                 Some(match backing {
                     SystemBacking::Sim => Arc::new(SimSystem::default()),
-                    SystemBacking::Hook(path) => {
-                        let opened = HookSystem::open(&self.root.path(path));
-                        Arc::new(opened.map_err(at(&place))?)
-                    }
+                    SystemBacking::Hook(path) => Arc::new(HookSystem::new(
+                        self.sink(&path, mode, &place)?,
+                        self.path(&path).display().to_string(),
+                    )),
                 })
             }
         };
@@ -1227,6 +1474,26 @@ fn to_wave(wave: &file::Wave, place: &Span) -> Checked<Wave> {
     })
 }
 
+/// From which number to which waves go, of those that have bounds.
+fn extent(waves: &[Wave]) -> Option<(i64, i64)> {
+    let bounds = |wave: &Wave| match *wave {
+        Wave::Constant(number) => Some((number, number)),
+        Wave::Sine {
+            mean, amplitude, ..
+        }
+        | Wave::Triangle {
+            mean, amplitude, ..
+        } => {
+            let far = amplitude.saturating_abs();
+            Some((mean.saturating_sub(far), mean.saturating_add(far)))
+        }
+        Wave::Step { low, high, .. } => Some((low.min(high), low.max(high))),
+        Wave::Counter { .. } | Wave::Readings { .. } => None,
+    };
+    let bounds = waves.iter().filter_map(bounds);
+    bounds.reduce(|(least, most), (low, high)| (least.min(low), most.max(high)))
+}
+
 /// The most that a sensor's interval has digits for, when the last ones are 0.
 const MAX_INTERVAL: u64 = u16::MAX as u64;
 
@@ -1266,7 +1533,7 @@ fn to_intervals(intervals: &Spanned<Choice<u64>>) -> Checked<Intervals> {
 fn levels(
     span: &Span,
     listed: &Option<Spanned<Vec<Spanned<file::Level>>>>,
-    scaling: Option<&frequency::Scaling>,
+    scaling: Option<&frequency::Known>,
 ) -> Checked<Vec<PerformanceLevel>> {
     let Some(listed) = listed else {
         let known = scaling.map_or(&[][..], |scaling| &scaling.frequencies_khz);

@@ -288,7 +288,7 @@ resource! {
         axes: Option<Spanned<Vec<String>>>,
         range: Option<Spanned<Steps<i64>>>,
         intervals_ms: Option<Spanned<Choice<u64>>>,
-        default_interval_ms: Option<u64>,
+        default_interval_ms: Option<Spanned<u64>>,
         trip_points: Option<u8>,
         updates: Option<bool>,
         timestamps: Option<bool>,
@@ -314,7 +314,7 @@ resource! {
 }
 
 table! { ClockHook { rate: Files, enabled: Option<Files>, parent: Option<Files>, } }
-table! { ClockSim { rate: Option<u64>, enabled: Option<bool>, } }
+table! { ClockSim { rate: Option<Spanned<u64>>, enabled: Option<bool>, } }
 
 resource! {
     /// `[[power]]`
@@ -332,7 +332,7 @@ table! {
         line: String,
         active_low: Option<bool>,
         open_drain: Option<bool>,
-        initial: Option<bool>,
+        initial: Option<Spanned<bool>>,
     }
 }
 table! { Consumer { consumer: String, } }
@@ -447,7 +447,7 @@ table! {
     }
 }
 table! { VoltageHook { microvolts: Files, enabled: Option<Files>, } }
-table! { VoltageSim { microvolts: Option<i32>, enabled: Option<bool>, } }
+table! { VoltageSim { microvolts: Option<Spanned<i32>>, enabled: Option<bool>, } }
 
 resource! {
     /// `[[powercap]]`
@@ -474,7 +474,7 @@ table! {
         power: Option<PathBuf>,
     }
 }
-table! { PowercapSim { cap: Option<u32>, load: Option<Waves>, } }
+table! { PowercapSim { cap: Option<Spanned<u32>>, load: Option<Waves>, } }
 
 table! {
     /// `[system]`

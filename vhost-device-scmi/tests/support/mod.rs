@@ -186,11 +186,14 @@ impl Control {
         Self(BufReader::new(stream))
     }
 
-    /// The first line of the answer.
+    /// The answer, without the line that ends it.
     pub fn ask(&mut self, line: &str) -> String {
         writeln!(self.0.get_mut(), "{line}").unwrap();
         let mut answer = String::new();
-        self.0.read_line(&mut answer).unwrap();
+        while !answer.ends_with("ok\n") && !answer.starts_with("error: ") {
+            assert!(self.0.read_line(&mut answer).unwrap() > 0, "{answer}");
+        }
+        let answer = answer.strip_suffix("ok\n").unwrap_or(&answer);
         answer.trim_end().to_owned()
     }
 }

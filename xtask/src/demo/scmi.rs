@@ -51,9 +51,9 @@ fn show(guest: &mut RunningGuest, report: &mut Report, directory: &Path) -> Resu
         &guest.run(scmi::LIST_DRIVERS)?,
         &scmi::DRIVERS,
     );
-    host.ask("sensor:cpu-temp=61500")?;
+    host.ask("set sensor:cpu-temp 61500")?;
     report.expect("m°C, by hwmon", &guest.run(TEMPERATURE)?, "61500");
-    host.ask("sensor:accelerometer=12,-34,9807")?;
+    host.ask("set sensor:accelerometer 12,-34,9807")?;
     report.expect("mm/s², by IIO", &guest.run(ACCELERATION)?, "12 -34 9807");
     let clocks = ["1200000000 pll", "297000000 display-controller-pixel-clock"];
     report.expect_parts("clk_summary, in Hz", &guest.run(CLOCKS)?, &clocks);
@@ -64,7 +64,7 @@ fn show(guest: &mut RunningGuest, report: &mut Report, directory: &Path) -> Resu
         &mut host,
         "1 V for vdd-core",
         &set,
-        "voltage:vdd-core 1000000,on",
+        "voltage:vdd-core.microvolts 1000000",
     )?;
     report.expect("kHz, by cpufreq", &guest.run(FREQUENCY)?, "1400000");
     let set = guest.run(LIMIT)?;
@@ -73,12 +73,11 @@ fn show(guest: &mut RunningGuest, report: &mut Report, directory: &Path) -> Resu
         &mut host,
         "7.5 W by powercap",
         &set,
-        "powercap:package cap 7500000",
+        "powercap:package.cap 7500000",
     )
 }
 
-/// What the guest has set is there on the host: what the control socket says of a resource begins
-/// with this, its name and its state.
+/// What the guest has set is there on the host: the control socket says this, a name and its value.
 fn expect_on_host(
     report: &mut Report,
     host: &mut Control,
@@ -87,9 +86,9 @@ fn expect_on_host(
     expected: &str,
 ) -> Result<()> {
     let (name, state) = expected.split_once(' ').unwrap_or((expected, ""));
-    let seen = host.ask(name)?;
+    let seen = host.ask(&format!("get {name}"))?;
     let shown = match set.status {
-        0 if seen.starts_with(expected) => Ok(report.style.good(&format!("the host sees {state}"))),
+        0 if seen == expected => Ok(report.style.good(&format!("the host sees {state}"))),
         0 => Err(format!("{title}: {expected}, instead {seen}")),
         _ => Err(format!("{title}: instead {set}")),
     };

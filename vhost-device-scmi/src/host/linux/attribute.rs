@@ -6,12 +6,12 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{Access, FileType, OFlags};
 use vhost_device_backend::{RateLimit, limited};
 
 use super::{OpenError, Opened};
+use crate::host::turns::Turns;
 use crate::host::{Error, Result};
 
 /// What is read of a file at most. An attribute in sysfs has a page; a hook that somebody fills
@@ -63,18 +63,21 @@ impl Attribute {
     }
 
     fn open(path: &Path, access: OFlags) -> Opened<Self> {
-        let (file, kind) = open(path, access)?;
-        match kind {
-            FileType::RegularFile => Ok(Self::of(file, path)),
-            FileType::Fifo => Err(OpenError::unfit(format!(
+        let unfit = |kind| match kind {
+            FileType::Fifo => OpenError::unfit(format!(
                 "{} is a FIFO, which has no value to be read at any time: give a regular file to \
                  `get`; `set` may be a FIFO",
                 path.display()
-            ))),
-            _ => Err(OpenError::unfit(format!(
-                "{} is no regular file",
-                path.display()
-            ))),
+            )),
+            _ => OpenError::unfit(format!("{} is no regular file", path.display())),
+        };
+        let before = kind(path)?;
+        if before != FileType::RegularFile {
+            return Err(unfit(before));
+        }
+        match open(path, access)? {
+            (file, FileType::RegularFile) => Ok(Self::of(file, path)),
+            (_, other) => Err(unfit(other)),
         }
     }
 
@@ -163,10 +166,17 @@ impl Attribute {
     }
 }
 
+/// What is at a path. It is found out before anything is opened: that alone may do something, as
+/// to a watchdog, or to whoever waits at the other side of a FIFO.
+fn kind(path: &Path) -> Opened<FileType> {
+    let stat = rustix::fs::stat(path).map_err(|error| OpenError::open(path, error))?;
+    Ok(FileType::from_raw_mode(stat.st_mode))
+}
+
 /// Opens without waiting for whoever is on the other side of a FIFO.
 fn open(path: &Path, access: OFlags) -> Opened<(File, FileType)> {
     let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let file = rustix::fs::open(path, flags, Mode::empty())
+    let file = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
         .map(File::from)
         .map_err(|error| OpenError::open(path, error))?;
     let stat = rustix::fs::fstat(&file).map_err(|error| OpenError::open(path, error))?;
@@ -212,31 +222,44 @@ impl Sink {
     /// # Errors
     /// When it cannot be opened, or is something else.
     pub fn open(path: &Path) -> Opened<Self> {
-        let (file, kind) = open(path, OFlags::WRONLY).or_else(|error| {
-            // Without a reader, a FIFO opens only for both.
-            match error.is(rustix::io::Errno::NXIO) {
-                true => open(path, OFlags::RDWR),
-                false => Err(error),
-            }
-        })?;
-        match kind {
+        match kind(path)? {
             FileType::RegularFile => Ok(Self {
-                attribute: Attribute::of(file, path),
+                attribute: Attribute::open(path, OFlags::WRONLY)?,
                 fifo: false,
             }),
             FileType::Fifo => {
-                // With a reader of our own, one that goes away later is no broken pipe.
-                let (file, _) = open(path, OFlags::RDWR)?;
-                Ok(Self {
-                    attribute: Attribute::of(file, path),
-                    fifo: true,
-                })
+                // With a reader of our own it need not have another, and one that goes away later
+                // is no broken pipe.
+                let (file, kind) = open(path, OFlags::RDWR)?;
+                match kind {
+                    FileType::Fifo => Ok(Self {
+                        attribute: Attribute::of(file, path),
+                        fifo: true,
+                    }),
+                    _ => Err(Self::unfit(path)),
+                }
             }
-            _ => Err(OpenError::unfit(format!(
-                "{} is neither a regular file nor a FIFO",
-                path.display()
-            ))),
+            _ => Err(Self::unfit(path)),
         }
+    }
+
+    fn unfit(path: &Path) -> OpenError {
+        OpenError::unfit(format!(
+            "{} is neither a regular file nor a FIFO",
+            path.display()
+        ))
+    }
+
+    /// Looks whether a file could be opened, and opens nothing.
+    ///
+    /// # Errors
+    /// When it could not, as far as can be told.
+    pub fn look(path: &Path) -> Opened<()> {
+        match kind(path)? {
+            FileType::RegularFile | FileType::Fifo => {}
+            _ => return Err(Self::unfit(path)),
+        }
+        rustix::fs::access(path, Access::WRITE_OK).map_err(|error| OpenError::open(path, error))
     }
 
     /// Writes a line: behind what a FIFO has, or instead of what a file has.
@@ -278,6 +301,20 @@ pub struct Place<'a> {
     pub get: Option<&'a Path>,
     /// Set here; if nowhere, it cannot be set, or is only remembered when `get` is nowhere, too.
     pub set: Option<&'a Path>,
+    /// What is done with `set`.
+    pub mode: Mode,
+}
+
+/// What is done with hardware.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// It is read. Nobody may control it, so nothing is opened for writing.
+    Read,
+    /// It is read, and it is looked at whether it could be set: nothing is opened for that, and
+    /// nothing changes.
+    Look,
+    /// It is read and set.
+    Control,
 }
 
 impl<'a> Place<'a> {
@@ -285,13 +322,15 @@ impl<'a> Place<'a> {
     pub const MEMORY: Self = Self {
         get: None,
         set: None,
+        mode: Mode::Read,
     };
 
-    /// In one file; it can be set if `writable`.
-    pub fn at(path: &'a Path, writable: bool) -> Self {
+    /// In one file.
+    pub fn at(path: &'a Path, mode: Mode) -> Self {
         Self {
             get: Some(path),
-            set: writable.then_some(path),
+            set: Some(path),
+            mode,
         }
     }
 }
@@ -302,11 +341,29 @@ impl Number {
     /// # Errors
     /// When one cannot be opened.
     pub fn open(place: Place<'_>, initial: i64) -> Opened<Self> {
+        let get = place.get.map(Attribute::to_read).transpose()?;
+        let set = match place.mode {
+            Mode::Read => None,
+            Mode::Look => {
+                place.set.map(Sink::look).transpose()?;
+                None
+            }
+            Mode::Control => place.set.map(Sink::open).transpose()?,
+        };
         Ok(Self {
-            get: place.get.map(Attribute::to_read).transpose()?,
-            set: place.set.map(Sink::open).transpose()?,
+            get,
+            set,
             last: AtomicI64::new(initial),
         })
+    }
+
+    /// A number that is nowhere: it is what it was set to last.
+    pub fn remembered(initial: i64) -> Self {
+        Self {
+            get: None,
+            set: None,
+            last: AtomicI64::new(initial),
+        }
     }
 
     /// The number.
@@ -362,8 +419,8 @@ impl Number {
 pub struct Window {
     min: Number,
     max: Number,
-    /// Held while both are read or set: of two that set them at once, each might win one.
-    both: Mutex<()>,
+    /// Had while both are read or set: of two that set them at once, each might win one.
+    turns: Turns,
 }
 
 impl Window {
@@ -372,12 +429,8 @@ impl Window {
         Self {
             min,
             max,
-            both: Mutex::default(),
+            turns: Turns::default(),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, ()> {
-        self.both.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Both numbers.
@@ -385,7 +438,7 @@ impl Window {
     /// # Errors
     /// The files'.
     pub fn get(&self) -> Result<(i64, i64)> {
-        let _both = self.lock();
+        let _turn = self.turns.take();
         Ok((self.min.get()?, self.max.get()?))
     }
 
@@ -394,7 +447,7 @@ impl Window {
     /// # Errors
     /// The files'; then both are as before, if that can be had.
     pub fn set(&self, wanted: (i64, i64)) -> Result<()> {
-        let _both = self.lock();
+        let _turn = self.turns.take();
         let before = (self.min.get()?, self.max.get()?);
         self.write(wanted, before).inspect_err(|_| {
             // One of both may be written.
@@ -440,6 +493,12 @@ impl Switch {
     pub fn open(place: Place<'_>, words: Words, initial: bool) -> Opened<Self> {
         let number = Number::open(place, initial.into())?;
         Ok(Self { number, words })
+    }
+
+    /// A switch that is nowhere: it is as it was turned last.
+    pub fn remembered(words: Words, initial: bool) -> Self {
+        let number = Number::remembered(initial.into());
+        Self { number, words }
     }
 
     /// Whether it is on.
@@ -505,10 +564,11 @@ mod tests {
         let (min, max, full) = (tree.path("min"), tree.path("max"), tree.path("full"));
         let filler = Sink::open(&full).unwrap();
         while filler.write("x".repeat(200)).is_ok() || filler.write(1).is_ok() {}
-        let min = Number::open(Place::at(&min, true), 0).unwrap();
+        let min = Number::open(Place::at(&min, Mode::Control), 0).unwrap();
         let place = Place {
             get: Some(&max),
             set: Some(&full),
+            mode: Mode::Control,
         };
         let window = Window::new(min, Number::open(place, 0).unwrap());
         // Whichever of both is written first.
@@ -546,7 +606,7 @@ mod tests {
         let tree = Tree::new();
         tree.write("value", "123456\n");
         let path = tree.path("value");
-        let number = Number::open(Place::at(&path, true), 0).unwrap();
+        let number = Number::open(Place::at(&path, Mode::Control), 0).unwrap();
         number.set(-5).unwrap();
         assert_eq!(tree.read("value"), "-5\n");
         assert_eq!(number.get().unwrap(), -5);
@@ -558,7 +618,7 @@ mod tests {
         let tree = Tree::new();
         tree.write("value", "1\n");
         let path = tree.path("value");
-        let number = Number::open(Place::at(&path, false), 0).unwrap();
+        let number = Number::open(Place::at(&path, Mode::Read), 0).unwrap();
         assert!(matches!(number.set(2), Err(Error::NotSupported)));
         assert_eq!(tree.read("value"), "1\n");
     }
@@ -573,6 +633,7 @@ mod tests {
         let place = Place {
             get: None,
             set: Some(&path),
+            mode: Mode::Control,
         };
         let number = Number::open(place, 3).unwrap();
         assert_eq!(number.get().unwrap(), 3);
@@ -594,7 +655,7 @@ mod tests {
         tree.write("state", "");
         let path = tree.path("state");
         let words = ["disabled", "enabled"];
-        let switch = Switch::open(Place::at(&path, true), words, false).unwrap();
+        let switch = Switch::open(Place::at(&path, Mode::Control), words, false).unwrap();
         for on in [true, false] {
             switch.set(on).unwrap();
             assert_eq!(tree.read("state").trim(), words[usize::from(on)]);

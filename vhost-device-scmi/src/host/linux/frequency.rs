@@ -7,8 +7,9 @@
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::attribute::{Attribute, Number, Place, Window, parse_number};
+use super::attribute::{Attribute, Mode, Number, Place, Window, parse_number};
 use super::{OpenError, Opened, Root};
+use crate::host::turns::Turns;
 use crate::host::{Driver, Error, Limits, PerformanceDriver, Result};
 
 /// How much less than a level's frequency a measured one may be, as its part: counters are not
@@ -18,14 +19,9 @@ const TOLERANCE: i64 = 100;
 /// Something whose frequency can be limited, with what the kernel says of it.
 #[derive(Debug)]
 pub struct Scaling {
-    /// The frequencies that it has, in kHz, from the lowest to the highest; empty when the kernel
-    /// has no table and takes any.
-    pub frequencies_khz: Vec<u32>,
-    /// The lowest and the highest that the hardware has, in kHz, if the kernel says so.
-    pub range_khz: Option<(u32, u32)>,
-    /// The time that a change takes, in microseconds; 0 when that is not known.
-    pub latency_us: u16,
-    /// The kernel's numbers for `frequencies_khz`.
+    /// What the kernel says of it.
+    pub known: Known,
+    /// The kernel's numbers for its frequencies.
     exact: Vec<i64>,
     /// How many of the kernel's units a kHz has.
     per_khz: i64,
@@ -34,31 +30,43 @@ pub struct Scaling {
     backing: String,
 }
 
-/// The processors of a cpufreq policy: `policy0`, or a path. It can be set if `writable`.
+/// What the kernel says of something whose frequency can be limited.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// The frequencies that it has, in kHz, from the lowest to the highest; empty when the kernel
+    /// has no table and takes any.
+    pub frequencies_khz: Vec<u32>,
+    /// The lowest and the highest that the hardware has, in kHz, if the kernel says so.
+    pub range_khz: Option<(u32, u32)>,
+    /// The time that a change takes, in microseconds; 0 when that is not known.
+    pub latency_us: u16,
+}
+
+/// The processors of a cpufreq policy: `policy0`, or a path. It can be set as `mode` says.
 ///
 /// # Errors
 /// When there is no such policy, with those that there are.
-pub fn cpufreq(root: &Root, policy: &str, writable: bool) -> Opened<Scaling> {
+pub fn cpufreq(root: &Root, policy: &str, mode: Mode) -> Opened<Scaling> {
     let policy = root.device("sys/devices/system/cpu/cpufreq", "affected_cpus", policy)?;
     let file = |name: &str| policy.join(name);
-    let mut scaling = Scaling::open(&policy, writable, &CPUFREQ)?;
+    let mut scaling = Scaling::open(&policy, mode, &CPUFREQ)?;
     // The kernel's is in ns, or all ones when it is not known.
     let latency = number(&file("cpuinfo_transition_latency"))?;
     let latency = latency.filter(|&ns| ns < i64::from(u32::MAX)).unwrap_or(0);
-    scaling.latency_us = u16::try_from((latency + 999) / 1000).unwrap_or(u16::MAX);
+    scaling.known.latency_us = u16::try_from((latency + 999) / 1000).unwrap_or(u16::MAX);
     let range = number(&file("cpuinfo_min_freq"))?.zip(number(&file("cpuinfo_max_freq"))?);
-    scaling.range_khz =
+    scaling.known.range_khz =
         range.and_then(|(min, max)| Some((min.try_into().ok()?, max.try_into().ok()?)));
     Ok(scaling)
 }
 
-/// A device of `/sys/class/devfreq`, by its name there, or a path. It can be set if `writable`.
+/// A device of `/sys/class/devfreq`, by its name there, or a path. It can be set as `mode` says.
 ///
 /// # Errors
 /// When there is no such device, with those that there are.
-pub fn devfreq(root: &Root, device: &str, writable: bool) -> Opened<Scaling> {
+pub fn devfreq(root: &Root, device: &str, mode: Mode) -> Opened<Scaling> {
     let device = root.device("sys/class/devfreq", "name", device)?;
-    Scaling::open(&device, writable, &DEVFREQ)
+    Scaling::open(&device, mode, &DEVFREQ)
 }
 
 /// What the files are called, and in what they count.
@@ -92,7 +100,7 @@ fn number(path: &Path) -> Opened<Option<i64>> {
 }
 
 impl Scaling {
-    fn open(directory: &Path, writable: bool, names: &Names) -> Opened<Self> {
+    fn open(directory: &Path, mode: Mode, names: &Names) -> Opened<Self> {
         let file = |name: &str| directory.join(name);
         let exact = match Attribute::optional(&file(names.available))? {
             Some(available) => frequencies(&available)?,
@@ -106,15 +114,16 @@ impl Scaling {
         });
         let (min, max) = (file(names.min), file(names.max));
         Ok(Self {
-            frequencies_khz: khz.collect::<Opened<_>>()?,
-            range_khz: None,
-            latency_us: 0,
+            known: Known {
+                frequencies_khz: khz.collect::<Opened<_>>()?,
+                ..Known::default()
+            },
             exact,
             per_khz: names.per_khz,
             current: Attribute::to_read(&file(names.current))?,
             window: Window::new(
-                Number::open(Place::at(&min, writable), 0)?,
-                Number::open(Place::at(&max, writable), 0)?,
+                Number::open(Place::at(&min, mode), 0)?,
+                Number::open(Place::at(&max, mode), 0)?,
             ),
             backing: directory.display().to_string(),
         })
@@ -123,7 +132,8 @@ impl Scaling {
     /// The driver for a domain with these levels, in kHz, from the slowest to the fastest.
     pub fn driver(self, levels_khz: &[u32]) -> Frequency {
         let exact = |&khz: &u32| {
-            let known = self.frequencies_khz.iter().position(|other| *other == khz);
+            let known = &self.known.frequencies_khz;
+            let known = known.iter().position(|other| *other == khz);
             let known = known.and_then(|position| self.exact.get(position));
             known.copied().unwrap_or(i64::from(khz) * self.per_khz)
         };
@@ -133,6 +143,7 @@ impl Scaling {
         };
         Frequency {
             table: levels_khz.iter().map(exact).collect(),
+            turns: Turns::default(),
             state: Mutex::new(State {
                 limits: all,
                 level: None,
@@ -164,7 +175,8 @@ fn frequencies(available: &Attribute) -> Opened<Vec<i64>> {
 pub struct Frequency {
     /// The kernel's number for each level.
     table: Vec<i64>,
-    /// Also held while the files are written.
+    /// Had while the files are written.
+    turns: Turns,
     state: Mutex<State>,
     current: Attribute,
     window: Window,
@@ -195,13 +207,14 @@ impl Frequency {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn apply(&self, state: &mut State, wanted: State) -> Result<()> {
+    /// Whoever calls this has its turn.
+    fn apply(&self, wanted: State) -> Result<()> {
         let (min, max) = wanted.window();
         let (Some(&min), Some(&max)) = (self.table.get(min), self.table.get(max)) else {
             return Err(Error::OutOfRange);
         };
         self.window.set((min, max))?;
-        *state = wanted;
+        *self.lock() = wanted;
         Ok(())
     }
 }
@@ -223,16 +236,16 @@ impl PerformanceDriver for Frequency {
     }
 
     fn set_level(&self, position: usize) -> Result<()> {
-        let mut state = self.lock();
+        let _turn = self.turns.take();
+        let state = *self.lock();
         // Another guest may have set them since they were looked at.
         if !state.limits.contains(position) {
             return Err(Error::OutOfRange);
         }
-        let wanted = State {
+        self.apply(State {
             level: Some(position),
-            ..*state
-        };
-        self.apply(&mut state, wanted)
+            ..state
+        })
     }
 
     fn limits(&self) -> Result<Limits> {
@@ -240,11 +253,10 @@ impl PerformanceDriver for Frequency {
     }
 
     fn set_limits(&self, limits: Limits) -> Result<()> {
-        let mut state = self.lock();
-        let level = state
-            .level
-            .map(|level| level.max(limits.min).min(limits.max));
-        self.apply(&mut state, State { limits, level })
+        let _turn = self.turns.take();
+        let level = self.lock().level;
+        let level = level.map(|level| level.max(limits.min).min(limits.max));
+        self.apply(State { limits, level })
     }
 }
 
@@ -284,10 +296,13 @@ mod tests {
     #[test]
     fn test_a_level_is_both_limits_of_the_governor() {
         let tree = cpus();
-        let scaling = cpufreq(&tree.root(), "policy0", true).unwrap();
-        assert_eq!(scaling.frequencies_khz, [600_000, 1_200_000, 1_800_000]);
-        assert_eq!(scaling.latency_us, 351);
-        assert_eq!(scaling.range_khz, Some((600_000, 1_800_000)));
+        let scaling = cpufreq(&tree.root(), "policy0", Mode::Control).unwrap();
+        assert_eq!(
+            scaling.known.frequencies_khz,
+            [600_000, 1_200_000, 1_800_000]
+        );
+        assert_eq!(scaling.known.latency_us, 351);
+        assert_eq!(scaling.known.range_khz, Some((600_000, 1_800_000)));
         let domain = scaling.driver(&[600_000, 1_200_000, 1_800_000]);
         // A little less is measured.
         assert_eq!(domain.level().unwrap(), 1);
@@ -307,8 +322,8 @@ mod tests {
     fn test_a_level_that_is_outside_by_now_is_out_of_range() {
         let sim = crate::host::sim::SimPerformance::new(4, 0);
         let tree = cpus();
-        let scaling = cpufreq(&tree.root(), "policy0", true).unwrap();
-        let levels = scaling.frequencies_khz.clone();
+        let scaling = cpufreq(&tree.root(), "policy0", Mode::Control).unwrap();
+        let levels = scaling.known.frequencies_khz.clone();
         let domain = scaling.driver(&levels);
         for driver in [&sim as &dyn PerformanceDriver, &domain] {
             driver.set_limits(Limits { min: 0, max: 1 }).unwrap();
@@ -320,7 +335,7 @@ mod tests {
     #[test]
     fn test_limits_alone_leave_the_choice_to_the_governor() {
         let tree = cpus();
-        let scaling = cpufreq(&tree.root(), "policy0", true).unwrap();
+        let scaling = cpufreq(&tree.root(), "policy0", Mode::Control).unwrap();
         let domain = scaling.driver(&[600_000, 1_200_000, 1_800_000]);
         assert_eq!(domain.limits().unwrap(), Limits { min: 0, max: 2 });
         domain.set_limits(Limits { min: 1, max: 2 }).unwrap();
@@ -330,7 +345,7 @@ mod tests {
     #[test]
     fn test_between_and_below_the_levels() {
         let tree = cpus();
-        let scaling = cpufreq(&tree.root(), "policy0", false).unwrap();
+        let scaling = cpufreq(&tree.root(), "policy0", Mode::Read).unwrap();
         let domain = scaling.driver(&[600_000, 1_200_000]);
         for (current, expected) in [("0", 0), ("900000", 0), ("5000000", 1)] {
             tree.write(&format!("{POLICY}/scaling_cur_freq"), current);
@@ -355,8 +370,8 @@ mod tests {
                 ("max_freq", "933333333"),
             ],
         );
-        let scaling = devfreq(&tree.root(), "ff9a0000.gpu", true).unwrap();
-        assert_eq!(scaling.frequencies_khz, [200_000, 933_333]);
+        let scaling = devfreq(&tree.root(), "ff9a0000.gpu", Mode::Control).unwrap();
+        assert_eq!(scaling.known.frequencies_khz, [200_000, 933_333]);
         let domain = scaling.driver(&[200_000, 933_333]);
         domain.set_level(1).unwrap();
         assert_eq!(tree.read(&format!("{gpu}/min_freq")), "933333333\n");
@@ -368,7 +383,7 @@ mod tests {
         for table in ["1200000 fast", "0 1", "9999999999999"] {
             let tree = cpus();
             tree.files(POLICY, &[("scaling_available_frequencies", table)]);
-            let error = cpufreq(&tree.root(), "policy0", false).unwrap_err();
+            let error = cpufreq(&tree.root(), "policy0", Mode::Read).unwrap_err();
             assert!(error.to_string().contains("says"), "{error}");
         }
     }

@@ -5,10 +5,13 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
-use gpiocdev_uapi::v2::{self as uapi, LineConfig, LineFlags, LineRequest, LineValues, Offsets};
-use rustix::fs::{Mode, OFlags};
+use gpiocdev_uapi::v2::{
+    self as uapi, LineConfig, LineFlags, LineInfo, LineRequest, LineValues, Offsets,
+};
+use rustix::fs::OFlags;
 use vhost_device_backend::{RateLimit, limited};
 
+use super::attribute::Mode;
 use super::switched::{OnOff, Switched};
 use super::{OpenError, Opened, Root, entries, these};
 use crate::host::{Error, Result};
@@ -34,13 +37,35 @@ pub struct LineSpec<'a> {
     pub initial: Option<bool>,
 }
 
+/// Looks at a line, and leaves it as it is: what it is called.
+///
+/// # Errors
+/// When there is no such chip or line, or somebody has it.
+pub fn look(root: &Root, spec: &LineSpec<'_>, mode: Mode) -> Opened<String> {
+    let path = find_chip(root, spec.chip)?;
+    let chip = open_chip(&path, mode)?;
+    let offset = find_line(&chip, &path, spec.line)?;
+    let backing = format!("{} line {offset}", path.display());
+    let info = uapi::get_line_info(&chip, offset)
+        .map_err(|error| OpenError::open(&path, system(error)))?;
+    match info.flags.contains(LineFlags::USED) {
+        false => Ok(backing),
+        true => Err(in_use(&backing, &info)),
+    }
+}
+
+fn in_use(backing: &str, info: &LineInfo) -> OpenError {
+    let user = String::from(&info.consumer);
+    OpenError::unfit(format!("{backing} is in use by {user:?}"))
+}
+
 /// A domain on a line, which is nobody else's from then on.
 ///
 /// # Errors
 /// When there is no such chip or line, or somebody has it.
-pub fn open(root: &Root, spec: &LineSpec<'_>) -> Opened<Switched<Line>> {
+pub fn open(root: &Root, spec: &LineSpec<'_>, mode: Mode) -> Opened<Switched<Line>> {
     let path = find_chip(root, spec.chip)?;
-    let chip = open_chip(&path)?;
+    let chip = open_chip(&path, mode)?;
     let offset = find_line(&chip, &path, spec.line)?;
     let backing = format!("{} line {offset}", path.display());
     let mut flags = LineFlags::empty();
@@ -60,10 +85,10 @@ pub fn open(root: &Root, spec: &LineSpec<'_>) -> Opened<Switched<Line>> {
     let file = uapi::get_line(&chip, request).map_err(|error| {
         let info = uapi::get_line_info(&chip, offset).ok();
         let user = info.filter(|info| info.flags.contains(LineFlags::USED));
-        OpenError::unfit(match user {
-            Some(info) => format!("{backing} is in use by {:?}", String::from(&info.consumer)),
-            None => format!("{backing} cannot be had: {}", system(error)),
-        })
+        match user {
+            Some(info) => in_use(&backing, &info),
+            None => OpenError::unfit(format!("{backing} cannot be had: {}", system(error))),
+        }
     })?;
     if spec.open_drain {
         flags |= LineFlags::OPEN_DRAIN;
@@ -93,7 +118,7 @@ fn find_chip(root: &Root, wanted: &str) -> Opened<PathBuf> {
         return Ok(path.clone());
     }
     let label = |path: &PathBuf| {
-        let info = uapi::get_chip_info(&open_chip(path).ok()?).ok()?;
+        let info = uapi::get_chip_info(&open_chip(path, Mode::Read).ok()?).ok()?;
         Some(String::from(&info.label))
     };
     let mut labelled = chips
@@ -111,10 +136,14 @@ fn find_chip(root: &Root, wanted: &str) -> Opened<PathBuf> {
     }
 }
 
-fn open_chip(path: &std::path::Path) -> Opened<File> {
+fn open_chip(path: &std::path::Path, mode: Mode) -> Opened<File> {
+    let access = match mode {
+        Mode::Read => OFlags::RDONLY,
+        Mode::Look | Mode::Control => OFlags::RDWR,
+    };
     // A FIFO of that name would else be waited for.
-    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let file = rustix::fs::open(path, flags, Mode::empty())
+    let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let file = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
         .map(File::from)
         .map_err(|error| OpenError::open(path, error))?;
     match uapi::get_chip_info(&file) {
@@ -226,7 +255,9 @@ mod tests {
                 open_drain: false,
                 initial: None,
             };
-            open(&tree.root(), &spec).unwrap_err().explain()
+            open(&tree.root(), &spec, Mode::Control)
+                .unwrap_err()
+                .explain()
         };
         assert!(error("gpiochip0").contains("is no GPIO chip"));
         assert!(error("/dev/null").contains("is no GPIO chip"));

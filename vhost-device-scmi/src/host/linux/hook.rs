@@ -3,7 +3,6 @@
 //! Numbers are decimal, one a line; what is on is `1`, what is off `0`. Where a value is only set,
 //! the file may be a FIFO, and whoever reads it gets a line for each change.
 
-use super::Opened;
 use super::attribute::{Attribute, Number, Sink, Switch, Window, parse_number};
 use crate::host::{
     ClockDriver, Driver, Error, Guest, Limits, PerformanceDriver, Reading, ResetDriver, Result,
@@ -225,20 +224,15 @@ impl VoltageDriver for HookVoltage {
 /// The system's power: a line for each wish of a guest, `0 shutdown graceful`.
 #[derive(Debug)]
 pub struct HookSystem {
-    request: Sink,
+    request: Option<Sink>,
     backing: String,
 }
 
 impl HookSystem {
-    /// Wishes are written here.
-    ///
-    /// # Errors
-    /// When it cannot be opened.
-    pub fn open(path: &std::path::Path) -> Opened<Self> {
-        Ok(Self {
-            request: Sink::open(path)?,
-            backing: path.display().to_string(),
-        })
+    /// Wishes are written to `request`, if any guest may have some; `backing` is what it is called
+    /// in `--check`.
+    pub fn new(request: Option<Sink>, backing: String) -> Self {
+        Self { request, backing }
     }
 }
 
@@ -251,6 +245,7 @@ impl Driver for HookSystem {
 impl SystemDriver for HookSystem {
     fn request(&self, guest: Guest, state: SystemState, graceful: bool) -> Result<()> {
         let how = if graceful { "graceful" } else { "forceful" };
-        self.request.write(format_args!("{guest} {state} {how}"))
+        let request = some(&self.request)?;
+        request.write(format_args!("{guest} {state} {how}"))
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::attribute::{Attribute, DIGITS, Number, Place, Switch};
+use super::attribute::{Attribute, DIGITS, Mode, Number, Place, Switch};
 use super::{OpenError, Opened, Root, entries, these};
 use crate::host::{Driver, Error, PowercapDriver, Result};
 
@@ -28,7 +28,7 @@ pub struct Zone {
 
 /// Opens the zone `zone`: what its `name` says, or its name in the class (`intel-rapl:0`), or a
 /// path. The cap is that of `constraint`, by its number or by its name (`long_term`), or the first
-/// one. It can be set if `writable`; the power is measured if `monitoring` and if it can be. Where
+/// one. It can be set as `mode` says; the power is measured if `monitoring` and if it can be. Where
 /// the kernel has no averaging interval, it is `interval_us`, in microseconds.
 ///
 /// # Errors
@@ -37,7 +37,7 @@ pub fn open(
     root: &Root,
     zone: &str,
     constraint: Option<&str>,
-    writable: bool,
+    mode: Mode,
     monitoring: bool,
     interval_us: u32,
 ) -> Opened<Zone> {
@@ -48,13 +48,13 @@ pub fn open(
     let cap_path = of_constraint("power_limit_uw");
     let interval_path = of_constraint("time_window_us");
     let interval_place = match interval_path.exists() {
-        true => Place::at(&interval_path, writable),
+        true => Place::at(&interval_path, mode),
         false => Place::MEMORY,
     };
     let enabled_path = zone.join("enabled");
     let enabled = enabled_path
         .exists()
-        .then(|| Switch::open(Place::at(&enabled_path, writable), DIGITS, true))
+        .then(|| Switch::open(Place::at(&enabled_path, mode), DIGITS, true))
         .transpose()?;
     let meter = match monitoring {
         true => Meter::open(&zone)?,
@@ -72,7 +72,7 @@ pub fn open(
         interval_us: number("time_window_us")?,
         monitoring: meter.is_some(),
         driver: Capped {
-            cap: Number::open(Place::at(&cap_path, writable), 0)?,
+            cap: Number::open(Place::at(&cap_path, mode), 0)?,
             enabled,
             interval: Number::open(interval_place, interval_us.into())?,
             meter,
@@ -289,7 +289,14 @@ mod tests {
     }
 
     fn zone(tree: &Tree, constraint: Option<&str>) -> Opened<Zone> {
-        open(&tree.root(), "package-0", constraint, true, true, 976)
+        open(
+            &tree.root(),
+            "package-0",
+            constraint,
+            Mode::Control,
+            true,
+            976,
+        )
     }
 
     #[test]

@@ -7,28 +7,29 @@
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::attribute::{Number, Place, Switch, Words};
+use super::attribute::{Mode, Number, Place, Switch, Words};
 use super::switched::Switched;
 use super::{Opened, Root};
+use crate::host::turns::Turns;
 use crate::host::{Driver, Error, Result, VoltageDriver};
 
 const CONSUMERS: &str = "sys/bus/platform/devices";
 const WORDS: Words = ["disabled", "enabled"];
 
 /// The switch of a `reg-userspace-consumer`: what its `name` says, or the name of the platform
-/// device, or a path. It can be turned if `writable`.
+/// device, or a path. It can be turned as `mode` says.
 ///
 /// # Errors
 /// When there is no such device.
-pub fn consumer(root: &Root, name: &str, writable: bool) -> Opened<Switched<Switch>> {
-    let (switch, path) = consumer_switch(root, name, writable)?;
+pub fn consumer(root: &Root, name: &str, mode: Mode) -> Opened<Switched<Switch>> {
+    let (switch, path) = consumer_switch(root, name, mode)?;
     Ok(Switched::new(switch, path))
 }
 
-fn consumer_switch(root: &Root, name: &str, writable: bool) -> Opened<(Switch, String)> {
+fn consumer_switch(root: &Root, name: &str, mode: Mode) -> Opened<(Switch, String)> {
     let directory = root.device(CONSUMERS, "name", name)?;
     let state = directory.join("state");
-    let switch = Switch::open(Place::at(&state, writable), WORDS, false)?;
+    let switch = Switch::open(Place::at(&state, mode), WORDS, false)?;
     Ok((switch, directory.display().to_string()))
 }
 
@@ -53,29 +54,29 @@ pub struct Regulator {
 }
 
 impl Regulator {
-    /// Opens its files. It can be set if `writable`.
+    /// Opens its files. It can be set as `mode` says.
     ///
     /// # Errors
     /// When there is no such regulator or consumer.
-    pub fn open(root: &Root, names: Names<'_>, writable: bool) -> Opened<Self> {
+    pub fn open(root: &Root, names: Names<'_>, mode: Mode) -> Opened<Self> {
         let mut backing = Vec::new();
         let mut microvolts = None;
         if let Some(name) = names.regulator {
             let directory = root.device("sys/class/regulator", "name", name)?;
             let path = directory.join("microvolts");
-            microvolts = Some(Number::open(Place::at(&path, false), 0)?);
+            microvolts = Some(Number::open(Place::at(&path, Mode::Read), 0)?);
             backing.push(directory.display().to_string());
         }
         let mut consumer = None;
         if let Some(name) = names.consumer {
-            let (switch, path) = consumer_switch(root, name, writable)?;
+            let (switch, path) = consumer_switch(root, name, mode)?;
             consumer = Some(switch);
             backing.push(path);
         }
         let mut virt = None;
         if let Some(name) = names.virt {
             let directory = root.device(CONSUMERS, "name", name)?;
-            virt = Some(Virtual::open(&directory, writable)?);
+            virt = Some(Virtual::open(&directory, mode)?);
             backing.push(directory.display().to_string());
         }
         Ok(Self {
@@ -122,8 +123,8 @@ impl VoltageDriver for Regulator {
                 false => Err(Error::NotSupported),
             };
         };
-        let mut state = virt.lock();
-        let before = *state;
+        let _turn = virt.turns.take();
+        let before = *virt.lock();
         virt.apply(State {
             level: Some(level),
             ..before
@@ -136,7 +137,7 @@ impl VoltageDriver for Regulator {
             virt.apply(before)?;
             return Err(Error::OutOfRange);
         }
-        state.level = Some(level);
+        virt.lock().level = Some(level);
         Ok(())
     }
 
@@ -153,9 +154,10 @@ impl VoltageDriver for Regulator {
             return consumer.set(enabled);
         }
         let virt = self.virt.as_ref().ok_or(Error::NotSupported)?;
-        let mut state = virt.lock();
+        let _turn = virt.turns.take();
         // Turned on, it has the voltage that it has now, if nobody has set one.
-        let level = match state.level {
+        let level = virt.lock().level;
+        let level = match level {
             Some(level) => level,
             None => self.microvolts.as_ref().ok_or(Error::Busy)?.get_as()?,
         };
@@ -164,7 +166,7 @@ impl VoltageDriver for Regulator {
             enabled,
         };
         virt.apply(wanted)?;
-        *state = wanted;
+        *virt.lock() = wanted;
         Ok(())
     }
 }
@@ -174,6 +176,8 @@ impl VoltageDriver for Regulator {
 struct Virtual {
     min: Number,
     max: Number,
+    /// Had while the files are written.
+    turns: Turns,
     state: Mutex<State>,
 }
 
@@ -186,14 +190,15 @@ struct State {
 }
 
 impl Virtual {
-    fn open(directory: &Path, writable: bool) -> Opened<Self> {
+    fn open(directory: &Path, mode: Mode) -> Opened<Self> {
         let number = |name: &str| {
             let path = directory.join(name);
-            Number::open(Place::at(&path, writable), 0)
+            Number::open(Place::at(&path, mode), 0)
         };
         let this = Self {
             min: number("min_microvolts")?,
             max: number("max_microvolts")?,
+            turns: Turns::default(),
             state: Mutex::new(State {
                 level: None,
                 enabled: false,
@@ -212,7 +217,7 @@ impl Virtual {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings the files to a state, in the order in which the voltage is never outside of what it
+    /// Brings the files to a state; whoever calls this has its turn. In the order in which the voltage is never outside of what it
     /// was and what it shall be.
     fn apply(&self, wanted: State) -> Result<()> {
         let level = match wanted {
@@ -257,7 +262,7 @@ mod tests {
     #[test]
     fn test_a_consumer_is_a_power_domain() {
         let tree = tree();
-        let domain = consumer(&tree.root(), "camera", true).unwrap();
+        let domain = consumer(&tree.root(), "camera", Mode::Control).unwrap();
         assert_eq!(domain.state().unwrap(), PowerState::OFF);
         domain.set_state(PowerState::ON).unwrap();
         assert_eq!(tree.read(&format!("{SWITCH}/state")), "enabled\n");
@@ -272,7 +277,7 @@ mod tests {
             consumer: Some("camera-supply"),
             virt: None,
         };
-        let regulator = Regulator::open(&tree.root(), names, true).unwrap();
+        let regulator = Regulator::open(&tree.root(), names, Mode::Control).unwrap();
         assert!(regulator.gate() && !regulator.settable());
         assert_eq!(regulator.level().unwrap(), 1_800_000);
         regulator.set_level(1_800_000).unwrap();
@@ -291,7 +296,7 @@ mod tests {
             virt: Some("reg-virt-consumer.0"),
             ..Names::default()
         };
-        let regulator = Regulator::open(&tree.root(), names, true).unwrap();
+        let regulator = Regulator::open(&tree.root(), names, Mode::Control).unwrap();
         let files = || {
             let read = |name: &str| tree.read(&format!("{VIRT}/{name}")).trim().to_owned();
             [read("min_microvolts"), read("max_microvolts")]
@@ -321,7 +326,7 @@ mod tests {
             virt: Some("reg-virt-consumer.0"),
             consumer: None,
         };
-        let regulator = Regulator::open(&tree.root(), names, true).unwrap();
+        let regulator = Regulator::open(&tree.root(), names, Mode::Control).unwrap();
         // The file of the regulator stays as it is: as if the kernel had refused.
         let refused = regulator.set_level(2_000_000);
         assert!(matches!(refused, Err(Error::OutOfRange)));

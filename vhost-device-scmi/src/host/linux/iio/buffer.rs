@@ -14,13 +14,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFlags, epoll, eventfd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Access, OFlags};
 use vhost_device_backend::{RateLimit, limited};
 
 use super::decimal::Decimal;
 use super::{Attribute, Channel, Conversion, Opener, device, groups, name_of, shape};
-use crate::host::linux::attribute::Sink;
+use crate::host::linux::attribute::{Mode, Sink};
 use crate::host::linux::{OpenError, Opened, Root, entries};
+use crate::host::turns::Turns;
 use crate::host::{Driver, Error, Event, Reading, Result, SensorDriver, Shape};
 
 /// The longest sample. A kernel that tells of longer ones must not fill the memory.
@@ -40,10 +41,12 @@ const LENGTH: u32 = 64;
 const MICRO: i8 = -6;
 
 /// How a buffer is set up.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Setup<'a> {
     /// What starts a sample: the name of a trigger. As it is, when `None`.
     pub trigger: Option<&'a str>,
+    /// Whether the buffer is set up. One that nobody may control is read as it is.
+    pub mode: Mode,
 }
 
 /// The buffers of all devices that have one, until they are started.
@@ -116,7 +119,8 @@ impl Buffers {
         Ok((shape(&channels, quantities), Arc::new(sensor)))
     }
 
-    /// Turns the buffers on.
+    /// Turns the buffers on that somebody may control; the others have to be on. With
+    /// [`Mode::Look`] it looks whether that can be done.
     ///
     /// # Errors
     /// When one is in use, or has samples that are not understood, or cannot be turned on.
@@ -132,11 +136,14 @@ struct Buffer {
     /// Has the buffer's file while that works: what is watched for samples.
     watch: OwnedFd,
     settings: Mutex<Settings>,
+    /// Had while the frequency is set, for which the thread that watches all events does not wait.
+    turns: Turns,
     started: OnceLock<Started>,
     latest: Mutex<Latest>,
     /// The buffer's file has failed: nothing comes any more.
     dead: AtomicBool,
-    frequency: Option<Frequency>,
+    /// The file of its frequency, if it has one.
+    frequency: Option<String>,
     complaints: RateLimit,
 }
 
@@ -145,6 +152,8 @@ struct Buffer {
 struct Settings {
     channels: Vec<String>,
     trigger: Option<String>,
+    /// The most that may be done with it for one of them.
+    mode: Option<Mode>,
     /// For each sensor, what wakes it; the first has the buffer's own file.
     wakers: Vec<Option<Arc<OwnedFd>>>,
     /// For each sensor, the interval that it wants.
@@ -156,6 +165,10 @@ struct Settings {
 struct Started {
     file: File,
     layout: Layout,
+    /// Samples have times, and those are SCMI's.
+    has_times: bool,
+    /// How often there are samples, if that may be set.
+    frequency: Option<Frequency>,
 }
 
 /// The newest sample.
@@ -185,17 +198,15 @@ impl Buffer {
                     .any(|name| name == file)
                     .then(|| file.to_owned())
             });
-        let frequency = file
-            .map(|file| Frequency::open(directory, &file))
-            .transpose()?;
         Ok(Self {
             directory: directory.to_owned(),
             watch,
             settings: Mutex::default(),
+            turns: Turns::default(),
             started: OnceLock::new(),
             latest: Mutex::default(),
             dead: AtomicBool::new(false),
-            frequency,
+            frequency: file,
             complaints: RateLimit::default(),
         })
     }
@@ -218,6 +229,7 @@ impl Buffer {
                 _ => settings.trigger = Some(trigger.to_owned()),
             }
         }
+        settings.mode = settings.mode.max(Some(setup.mode));
         for channel in channels {
             settings.channels.push(channel.base.clone());
         }
@@ -234,24 +246,46 @@ impl Buffer {
         Ok((number, waker))
     }
 
+    fn set(&self, file: &str, value: &str) -> Opened<()> {
+        let path = self.directory.join(file);
+        Sink::open(&path)?.write(value).map_err(|error| {
+            OpenError::unfit(format!(
+                "cannot write {value:?} to {}: {error}",
+                path.display()
+            ))
+        })
+    }
+
     fn start(&self, root: &Root) -> Opened<()> {
-        let settings = lock(&self.settings);
+        self.start_with(root, &lock(&self.settings))
+    }
+
+    fn start_with(&self, root: &Root, settings: &Settings) -> Opened<()> {
         let path = |file: &str| self.directory.join(file);
-        let set = |file: &str, value: &str| -> Opened<()> {
-            let path = path(file);
-            Sink::open(&path)?.write(value).map_err(|error| {
-                OpenError::unfit(format!(
-                    "cannot write {value:?} to {}: {error}",
-                    path.display()
-                ))
-            })
-        };
-        if Attribute::to_read(&path("buffer/enable"))?.number()? != 0 {
-            return Err(OpenError::unfit(format!(
-                "the buffer of {} is on already: end the program that has it, or write 0 to \
-                 buffer/enable there",
-                self.directory.display()
-            )));
+        let set = |file: &str, value: &str| self.set(file, value);
+        let mode = settings.mode.unwrap_or(Mode::Read);
+        let is_on = Attribute::to_read(&path("buffer/enable"))?.number()? != 0;
+        match mode {
+            Mode::Read if !is_on => {
+                return Err(OpenError::unfit(format!(
+                    "the buffer of {} is off, and no guest may control what is behind it: turn it \
+                     on before (buffer/enable there), or write control = […]",
+                    self.directory.display()
+                )));
+            }
+            Mode::Look | Mode::Control if is_on => {
+                return Err(OpenError::unfit(format!(
+                    "the buffer of {} is on already: end the program that has it, or write 0 to \
+                     buffer/enable there",
+                    self.directory.display()
+                )));
+            }
+            _ => {}
+        }
+        match mode {
+            Mode::Read => return self.watch(root, settings, None),
+            Mode::Look => return self.look(root, settings),
+            Mode::Control => {}
         }
         if let Some(trigger) = &settings.trigger {
             set("trigger/current_trigger", trigger)?;
@@ -262,25 +296,73 @@ impl Buffer {
         // Times are those of SCMI, or there are none.
         let timestamp = "scan_elements/in_timestamp_en";
         if path(timestamp).exists() {
-            let clock = path("current_timestamp_clock");
-            let has_clock = clock.exists() && set("current_timestamp_clock", "boottime").is_ok();
+            let clock = path(CLOCK);
+            let has_clock = clock.exists() && set(CLOCK, "boottime").is_ok();
             set(timestamp, if has_clock { "1" } else { "0" })?;
         }
         if path("buffer/length").exists() {
             set("buffer/length", &LENGTH.to_string())?;
         }
-        let layout = Layout::read(&path("scan_elements"))?;
+        let frequency = self.frequency.as_ref();
+        let frequency = frequency.map(|file| Frequency::open(&self.directory, file));
+        self.watch(root, settings, frequency.transpose()?)
+    }
+
+    /// Looks whether a buffer could be set up, and changes nothing.
+    fn look(&self, root: &Root, settings: &Settings) -> Opened<()> {
+        let channels = settings.channels.iter();
+        let elements = channels.map(|channel| format!("scan_elements/{channel}_en"));
+        let trigger = settings.trigger.as_ref();
+        let trigger = trigger.map(|_| "trigger/current_trigger".to_owned());
+        let files = elements.chain(trigger).chain(self.frequency.clone());
+        for file in files.chain(["buffer/enable".to_owned()]) {
+            Sink::look(&self.directory.join(file))?;
+        }
+        for channel in &settings.channels {
+            Layout::format(&self.directory.join("scan_elements"), channel)?;
+        }
+        let node = self.node(root);
+        rustix::fs::access(&node, Access::READ_OK).map_err(|error| OpenError::open(&node, error))
+    }
+
+    fn node(&self, root: &Root) -> PathBuf {
         let name = self.directory.file_name().unwrap_or_default();
-        let node = root.path(Path::new("dev").join(name));
+        root.path(Path::new("dev").join(name))
+    }
+
+    /// Opens a buffer that is set up, and turns it on unless it is on.
+    fn watch(&self, root: &Root, settings: &Settings, frequency: Option<Frequency>) -> Opened<()> {
+        let path = |file: &str| self.directory.join(file);
+        let layout = Layout::read(&path("scan_elements"))?;
+        for channel in &settings.channels {
+            if layout.find(channel).is_none() {
+                return Err(OpenError::unfit(format!(
+                    "{channel} is not among the samples of {}: turn it on before \
+                     (scan_elements/{channel}_en there), or write control = […]",
+                    self.directory.display()
+                )));
+            }
+        }
+        let clock = Attribute::optional(&path(CLOCK))?;
+        let clock = clock.and_then(|clock| clock.line().ok());
+        let has_times = layout.find(TIMESTAMP).is_some() && clock.as_deref() == Some("boottime");
+        let node = self.node(root);
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-        let file = rustix::fs::open(&node, flags, Mode::empty())
+        let file = rustix::fs::open(&node, flags, rustix::fs::Mode::empty())
             .map(File::from)
             .map_err(|error| OpenError::open(&node, error))?;
         let data = epoll::EventData::new_u64(0);
         epoll::add(&self.watch, &file, data, epoll::EventFlags::IN)
             .map_err(|error| OpenError::open(&node, error))?;
-        set("buffer/enable", "1")?;
-        let _ = self.started.set(Started { file, layout });
+        if settings.mode == Some(Mode::Control) {
+            self.set("buffer/enable", "1")?;
+        }
+        let _ = self.started.set(Started {
+            file,
+            layout,
+            has_times,
+            frequency,
+        });
         Ok(())
     }
 
@@ -360,7 +442,7 @@ impl Buffered {
     /// Whether samples have timestamps; known once the buffer is on.
     pub fn timestamps(&self) -> bool {
         let started = self.buffer.started.get();
-        started.is_some_and(|started| started.layout.find(TIMESTAMP).is_some())
+        started.is_some_and(|started| started.has_times)
     }
 }
 
@@ -413,22 +495,28 @@ impl SensorDriver for Buffered {
             let number = value(channel).and_then(|raw| conversion.apply(raw));
             *into = number.ok_or_else(|| Error::Hardware(io::ErrorKind::InvalidData.into()))?;
         }
-        let nanoseconds = value(TIMESTAMP).and_then(|time| u64::try_from(time).ok());
+        let time = started.has_times.then(|| value(TIMESTAMP)).flatten();
+        let nanoseconds = time.and_then(|time| u64::try_from(time).ok());
         Ok(Reading {
             timestamp: nanoseconds.map(Duration::from_nanos),
         })
     }
 
     fn set_interval(&self, interval: Option<Duration>) -> Result<()> {
-        let mut settings = lock(&self.buffer.settings);
-        match interval {
-            Some(interval) => settings.intervals.insert(self.number, interval),
-            None => settings.intervals.remove(&self.number),
-        };
+        let _turn = self.buffer.turns.take();
         // The fastest that one of them wants; when nobody wants any, it stays as it is.
-        let shortest = settings.intervals.values().min();
-        match (shortest, &self.buffer.frequency) {
-            (Some(interval), Some(frequency)) => frequency.set(*interval),
+        let shortest = {
+            let mut settings = lock(&self.buffer.settings);
+            match interval {
+                Some(interval) => settings.intervals.insert(self.number, interval),
+                None => settings.intervals.remove(&self.number),
+            };
+            settings.intervals.values().min().copied()
+        };
+        let started = self.buffer.started.get();
+        let frequency = started.and_then(|started| started.frequency.as_ref());
+        match (shortest, frequency) {
+            (Some(interval), Some(frequency)) => frequency.set(interval),
             _ => Ok(()),
         }
     }
@@ -477,6 +565,9 @@ impl Frequency {
     }
 }
 
+/// Which clock times are of.
+const CLOCK: &str = "current_timestamp_clock";
+
 /// What the channel with the time is called.
 const TIMESTAMP: &str = "in_timestamp";
 
@@ -519,19 +610,23 @@ impl Layout {
                 continue;
             }
             let index = attribute("index")?.number()?;
-            let text = attribute("type")?.line()?;
-            let format = Format::parse(&text).ok_or_else(|| {
-                let path = directory.display();
-                OpenError::unfit(format!(
-                    "{path}/{channel}_type says {text:?}: no known format"
-                ))
-            })?;
+            let format = Self::format(directory, channel)?;
             on.insert(index, (channel.to_owned(), format));
         }
         let layout = Self::of(on.into_values());
         layout.ok_or_else(|| {
             let path = directory.display();
             OpenError::unfit(format!("{path} tells of samples over {MAX_FRAME} bytes"))
+        })
+    }
+
+    /// How a channel's numbers are stored.
+    fn format(directory: &Path, channel: &str) -> Opened<Format> {
+        let path = directory.join(format!("{channel}_type"));
+        let text = Attribute::to_read(&path)?.line()?;
+        Format::parse(&text).ok_or_else(|| {
+            let path = path.display();
+            OpenError::unfit(format!("{path} says {text:?}: no known format"))
         })
     }
 
@@ -703,6 +798,7 @@ mod tests {
         let mut buffers = Buffers::default();
         let setup = Setup {
             trigger: Some("clock"),
+            mode: Mode::Control,
         };
         let sensors = channels
             .iter()
@@ -822,7 +918,11 @@ mod tests {
     fn test_a_buffer_that_cannot_be_had_is_refused() {
         let add = |tree: &Tree, channel: &str| {
             let mut buffers = Buffers::default();
-            buffers.add(&tree.root(), "imu", channel, Setup::default())?;
+            let setup = Setup {
+                trigger: None,
+                mode: Mode::Control,
+            };
+            buffers.add(&tree.root(), "imu", channel, setup)?;
             buffers.start(&tree.root())
         };
         let refused = |tree: &Tree, channel: &str, why: &str| {
@@ -846,6 +946,7 @@ mod tests {
         let mut trigger = |trigger| {
             let setup = Setup {
                 trigger: Some(trigger),
+                mode: Mode::Control,
             };
             buffers.add(&tree.root(), "imu", "in_accel", setup)
         };
