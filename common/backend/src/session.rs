@@ -765,16 +765,20 @@ impl<D: Device> Session<D> {
 
     /// Whether a vring goes on from where it was, rather than begins: its base says so, or requests
     /// may be in flight on it.
-    fn resumes(&self, index: u32) -> bool {
+    fn resumes(&mut self, index: u32) -> bool {
         let features = self.ring_features();
-        let vring = usize::try_from(index).ok();
-        let vring = vring.and_then(|place| self.vrings.get(place));
-        let moved = vring.is_some_and(|vring| vring.resumes(features));
         let tracked = match (&self.inflight, u16::try_from(index)) {
             (Some(region), Ok(index)) => region.has_run(index, features.packed),
             _ => false,
         };
-        moved || tracked
+        let vring = usize::try_from(index).ok();
+        let Some(vring) = vring.and_then(|place| self.vrings.get_mut(place)) else {
+            return false;
+        };
+        if features.packed && !tracked {
+            vring.settle_base(&self.table, &self.memory, features);
+        }
+        tracked || vring.resumes(features)
     }
 
     /// The dirty log, while the front-end wants it.
@@ -794,7 +798,6 @@ impl<D: Device> Session<D> {
     pub(crate) fn set_kick(&mut self, index: u32, kick: Kick) -> Result<(), MessageError> {
         let epoll = Arc::clone(&self.epoll);
         let unusable = |source| MessageError::Fd { index, source };
-        let resumes = self.resumes(index);
         let vring = self.vring(index)?;
         let kick = match kick {
             Kick::Fd(fd) => {
@@ -809,8 +812,7 @@ impl<D: Device> Session<D> {
         };
         let kicked = vring.take_kicks();
         unwatch(&epoll, &std::mem::replace(&mut vring.kick, kick));
-        // A ring that resumes has been kicked before, perhaps for the last time.
-        vring.started |= kicked || resumes || matches!(vring.kick, Kick::Polled);
+        vring.started |= kicked || matches!(vring.kick, Kick::Polled);
         self.wake(index);
         Ok(())
     }
@@ -869,6 +871,8 @@ impl<D: Device> Session<D> {
         else {
             return;
         };
+        // A ring that resumes has been kicked before, perhaps for the last time.
+        vring.started |= resumes && matches!(vring.kick, Kick::Fd(_));
         if !settled || !vring.started || !(vring.enabled || always_enabled) {
             // It is there, and has nothing that could fail.
             let _ = self.halt(index);

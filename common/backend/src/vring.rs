@@ -123,6 +123,25 @@ impl Vring {
         self.base(features) != Config::first_base(features.packed)
     }
 
+    /// Puts the first base in the place of base 0, if nothing was ever used in a packed ring. Front-ends
+    /// that know nothing of packed rings begin each one at 0, which is a place in its second round.
+    pub(crate) fn settle_base(
+        &mut self,
+        table: &Table,
+        memory: &vhost_device_queue::GuestMemory,
+        features: RingFeatures,
+    ) {
+        let (Some(addresses), Some(0), None) = (self.addresses, self.base, &self.queue) else {
+            return;
+        };
+        let Ok(config) = self.config(addresses, table, features) else {
+            return;
+        };
+        if Queue::is_new(memory, &config) == Ok(true) {
+            self.base = Some(Config::first_base(features.packed));
+        }
+    }
+
     fn config(
         &self,
         addresses: UserAddresses,

@@ -70,6 +70,17 @@ impl Queue {
         Ring::check(memory, config)
     }
 
+    /// Whether the packed ring that `config` names, and that is said to be at base 0, is a new one. Base
+    /// 0 is the beginning of the second round, and also what front-ends say of every ring that know
+    /// nothing of packed ones: where nothing was used, the ring has not finished its first round. Of
+    /// other bases this says nothing, and of a split ring `false`. Touches nothing in memory.
+    ///
+    /// # Errors
+    /// As for [`Queue::new`].
+    pub fn is_new(memory: &GuestMemory, config: &Config) -> Result<bool, RingError> {
+        Ring::is_new(memory, config)
+    }
+
     /// Goes on in other memory, or at other addresses. On an error nothing has changed: the queue
     /// still works on the memory that it had, and keeps it mapped.
     ///

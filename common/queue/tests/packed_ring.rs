@@ -43,6 +43,42 @@ fn desc(addr: u64, len: u32, flags: u16) -> PackedDescriptor {
 }
 
 #[test]
+fn v15_a_ring_is_new_at_its_beginning_and_not_after_its_first_round() {
+    for size in SIZES {
+        for length in 1..=size {
+            let mut rig = Rig::new(sized(size));
+            let mut seen = 0;
+            for taken in (0..4 * u32::from(size)).step_by(length.into()) {
+                // Base 0 in a first round, and in all that begin as the second does.
+                let at_zero = taken == 0 || taken % (2 * u32::from(size)) == u32::from(size);
+                let is_new = |rig: &Rig| Queue::is_new(&rig.memory, &rig.config) == Ok(true);
+                assert!(
+                    !at_zero || is_new(&rig) == (taken == 0),
+                    "{taken} of {size}"
+                );
+                let buffers: Vec<_> = (0..length).map(|_| rig.writable(1)).collect();
+                rig.ring.add(&buffers).expect("room");
+                rig.ring.publish();
+                // Nor does what the driver makes available there change anything.
+                assert!(
+                    !at_zero || is_new(&rig) == (taken == 0),
+                    "{taken} of {size}"
+                );
+                seen += u32::from(at_zero);
+                rig.serve(echo);
+                rig.ring.pop_used().expect("an answer");
+            }
+            assert!(seen > 0);
+        }
+    }
+    let mut nowhere = Rig::new(sized(2)).config;
+    nowhere.addresses.descriptor = 0;
+    let rig = Rig::new(sized(2));
+    let error = Queue::is_new(&rig.memory, &nowhere).unwrap_err();
+    assert!(matches!(error, RingError::Address { .. }), "{error}");
+}
+
+#[test]
 fn p1_chains_are_taken_in_the_order_of_the_ring_and_around_its_end() {
     for size in SIZES {
         let mut rig = Rig::new(sized(size));

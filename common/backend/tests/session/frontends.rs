@@ -12,7 +12,7 @@
 use vhost_device_driver::codec::Message;
 use vhost_device_driver::guest::{Options, Step};
 use vhost_device_driver::protocol::*;
-use vhost_device_driver::{EventFd, Ring, SplitRing};
+use vhost_device_driver::{EventFd, PackedRing, Ring, SplitRing};
 
 use crate::common::*;
 
@@ -174,7 +174,7 @@ mod qemu {
     #[test]
     fn v14_devices_come_and_go_on_one_connection() {
         devices_come_and_go::<SplitRing>();
-        devices_come_and_go::<vhost_device_driver::PackedRing>();
+        devices_come_and_go::<PackedRing>();
     }
 }
 
@@ -462,5 +462,98 @@ mod libkrun {
     #[test]
     fn v14_libkrun_says_set_owner_with_each_activation() {
         activates_over_and_over::<SplitRing>();
+    }
+
+    #[test]
+    fn v15_libkrun_begins_packed_rings_at_base_0() {
+        activates_over_and_over::<PackedRing>();
+    }
+}
+
+mod alioth {
+    use super::*;
+
+    /// What it demands of a back-end.
+    const PROTOCOL: u64 = bits(&[
+        VHOST_USER_PROTOCOL_F_MQ,
+        VHOST_USER_PROTOCOL_F_REPLY_ACK,
+        VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
+        VHOST_USER_PROTOCOL_F_CONFIG,
+    ]);
+
+    /// Every message asks for an answer, even one that has an answer of its own.
+    fn ask<R>(guest: &RingGuest<R>, request: u32) -> u64 {
+        let mut message = Message::new(request, &[]);
+        message.flags |= FLAG_NEED_REPLY;
+        guest.frontend.send_message(&message, &[]).unwrap();
+        let (reply, _) = guest.frontend.recv_reply(request).unwrap();
+        reply.u64().unwrap()
+    }
+
+    fn connect<R: Ring>(guest: &mut RingGuest<R>) -> u64 {
+        let offered = ask(guest, VHOST_USER_GET_FEATURES);
+        let protocol = ask(guest, VHOST_USER_GET_PROTOCOL_FEATURES);
+        assert_eq!(protocol & PROTOCOL, PROTOCOL);
+        guest.frontend.set_need_reply(true);
+        guest.frontend.set_protocol_features(PROTOCOL).unwrap();
+        assert_eq!(ask(guest, VHOST_USER_GET_QUEUE_NUM), u64::from(QUEUES));
+        guest.each(Step::Err);
+        guest.frontend.set_owner().unwrap();
+        for region in guest.memory.regions() {
+            guest.frontend.add_mem_reg(region).unwrap();
+        }
+        for offset in 0..8 {
+            let read = read_config(guest, offset, 4, 0, true);
+            assert_eq!(read, config(offset as usize, 4));
+        }
+        offered
+    }
+
+    fn activate<R: Ring>(guest: &mut RingGuest<R>, features: u64) {
+        guest.set_features(features).unwrap();
+        guest.each(Step::Kick);
+        for queue in 0..guest.queues.len() {
+            guest.queue_step(queue, Step::Call).unwrap();
+            guest.queue_step(queue, Step::Num).unwrap();
+            guest.frontend.set_vring_base(queue as u32, 0).unwrap();
+            guest.queue_step(queue, Step::Addr).unwrap();
+            guest.queue_step(queue, Step::Enable).unwrap();
+        }
+    }
+
+    fn activates_over_and_over<R: Ring>() {
+        let (mut guest, session) = machine::<R>(options());
+        let offered = connect(&mut guest);
+        let mut features = offered & !bits(&[VHOST_F_LOG_ALL]);
+        if !R::PACKED {
+            features &= !bits(&[VIRTIO_F_RING_PACKED]);
+        }
+        for boot in 0..10 {
+            activate(&mut guest, features);
+            // An error of a ring is heard of, at each activation.
+            let index = guest.queues[0].ring.base();
+            guest.works();
+            if !R::PACKED {
+                guest.queues[0].ring.disturb(index as u16 + 1000);
+                guest.kick_and_settle(0);
+                assert_ne!(guest.queues[0].err.take(), 0, "{boot}");
+            }
+            // Its reset.
+            guest.enable_all(false);
+            settle(&guest.frontend);
+            guest.reboot();
+        }
+        assert_eq!(session.record(|record| record.resets), 9);
+        session.stop();
+    }
+
+    #[test]
+    fn v3_alioth_gives_an_err_fd_once_and_kicks_before_addresses() {
+        activates_over_and_over::<SplitRing>();
+    }
+
+    #[test]
+    fn v15_alioth_begins_packed_rings_at_base_0() {
+        activates_over_and_over::<PackedRing>();
     }
 }

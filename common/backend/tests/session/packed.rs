@@ -69,6 +69,78 @@ fn a_base_that_is_no_place_in_the_ring_is_an_error_of_the_ring() {
     session.stop();
 }
 
+/// A ring that has run one round, and has requests in the next: the base is 0.
+fn in_its_second_round() -> (RingGuest<PackedRing>, Session) {
+    let (mut guest, session) = running_on::<PackedRing>(options());
+    (0..QUEUE_SIZE / 2).for_each(|_| guest.echo(0));
+    assert_eq!(guest.stop(0).unwrap(), 0);
+    (guest, session)
+}
+
+#[test]
+fn v15_a_packed_ring_that_has_run_goes_on_at_base_0() {
+    for pending in 0..=QUEUE_SIZE / 2 {
+        for other in [false, true] {
+            let (mut guest, mut session) = in_its_second_round();
+            let ids: Vec<_> = (0..pending)
+                .map(|_| guest.submit(0, Command::Echo))
+                .collect();
+            if other {
+                let bases = [0, 1, 2].map(|queue| guest.stop(queue).unwrap());
+                let (stream, second) = Session::start(Setup::default());
+                guest.reconnect(stream, &bases).unwrap();
+                session = second;
+            } else {
+                guest.resume(0, 0).unwrap();
+            }
+            // They were there before the kick fd, and nobody kicks again.
+            for id in ids {
+                assert_eq!(guest.finish(0), (id, true));
+            }
+            (0..3 * QUEUE_SIZE).for_each(|_| guest.echo(0));
+            session.stop();
+        }
+    }
+}
+
+#[test]
+fn v15_a_new_packed_ring_at_base_0_is_a_new_ring() {
+    for pending in 0..=QUEUE_SIZE / 2 {
+        let (mut guest, session) = running_on::<PackedRing>(options().without(Step::Enable));
+        let ids: Vec<_> = (0..pending)
+            .map(|_| guest.submit(0, Command::Echo))
+            .collect();
+        guest.frontend.set_vring_base(0, 0).unwrap();
+        guest.queue_step(0, Step::Enable).unwrap();
+        settle(&guest.frontend);
+        assert!(!guest.queues[0].ring.has_used(), "it waits for its kick");
+        guest.queues[0].kick();
+        for id in ids {
+            assert_eq!(guest.finish(0), (id, true));
+        }
+        (0..3 * QUEUE_SIZE).for_each(|_| guest.echo(0));
+        session.stop();
+    }
+}
+
+/// Where the region says that a ring has run, that counts.
+#[test]
+fn v15_a_region_for_requests_in_flight_knows_better_than_the_ring() {
+    let (mut guest, session) = running_on::<PackedRing>(options().track_inflight());
+    let kept = guest.submit(0, Command::Keep);
+    guest.queues[0].kick();
+    session.wait_until(|record| record.kept == 1);
+    // Nothing was used in the ring, and the back-end is gone.
+    let (stream, second) = Session::start(Setup::default());
+    guest.reconnect(stream, &[0, 0, 0]).unwrap();
+    session.left();
+    second.wait_until(|record| record.kept == 1);
+    second.release.signal();
+    assert_eq!(guest.finish(0), (kept, true));
+    guest.echo(0);
+    second.stop();
+}
+
 /// C-11: a request that is kept holds up those behind it, and its own answer comes first.
 fn answers_come_in_order<R: Ring>() {
     let options = options().require_features(bits(&[VIRTIO_F_IN_ORDER]));
