@@ -22,11 +22,6 @@ pub(crate) fn run(args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Where cargo puts what it builds for release.
-pub(crate) fn release_dir() -> Result<PathBuf> {
-    Ok(target_dir()?.join("release"))
-}
-
 /// Where cargo puts what it builds.
 pub(crate) fn target_dir() -> Result<PathBuf> {
     let output = command(["metadata", "--no-deps", "--format-version", "1"])

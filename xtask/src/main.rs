@@ -31,10 +31,15 @@ struct Cli {
 enum Command {
     /// Boot a Linux guest with a daemon of each kind attached, and show what it sees
     ///
-    /// Does the set-up first when it is missing (see `setup`), and builds the
-    /// daemons, unless VHOST_DEVICE_BIN_DIR names a directory to take them from.
-    /// Ends by itself, with a status other than 0 when something that the
-    /// guest should see was missing.
+    /// Builds the daemons (a debug build), unless VHOST_DEVICE_BIN_DIR names a
+    /// directory to take them from. Takes QEMU 11.1, busybox and tools out of
+    /// Debian's packages, without installing them, and the kernel that the tests
+    /// have (see `setup`) when there is one, or else Debian's own Linux 6.12,
+    /// with the drivers that it lacks built as modules. All of that stays in
+    /// $XDG_CACHE_HOME/vhost-device or ~/.cache/vhost-device. The first time
+    /// takes two to three minutes, the others half a minute. Ends by itself, with
+    /// a status other than 0 when something that the guest should see was
+    /// missing.
     Demo {
         /// Leave a shell in the guest, on this terminal, until `exit`
         #[arg(short, long)]
@@ -42,6 +47,9 @@ enum Command {
         /// The guest's architecture
         #[arg(long, default_value = Arch::X86_64.name, value_parser = arch_parser())]
         arch: &'static Arch,
+        /// Boot Debian's own kernel, even when there is the one that the tests have
+        #[arg(long)]
+        stock: bool,
     },
     /// Run all checks and tests, in steps, up to the first that fails
     ///
@@ -87,7 +95,7 @@ enum Command {
     /// and a cross compiler for aarch64). Apt's own configuration is not
     /// changed. What was made stays in $XDG_CACHE_HOME/vhost-device or
     /// ~/.cache/vhost-device (180 MB). Without anything missing, nothing is done
-    /// and no network is needed. The demo sets up its guest's architecture alone.
+    /// and no network is needed.
     Setup,
 }
 
@@ -103,7 +111,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Demo { keep, arch } => demo::run(arch, keep),
+        Command::Demo { keep, arch, stock } => demo::run(arch, keep, stock),
         Command::Test { quick } => Ok(steps::run(quick)),
         Command::Bench { args } => bench(args),
         Command::Fuzz { target, runs } => {

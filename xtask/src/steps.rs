@@ -226,7 +226,7 @@ impl Action {
             Self::SetUpArm64 => Arm64::set_up(&Progress::new()).map(drop),
             Self::Arm64 => arm64::test(counts),
             Self::Demo(arch) => {
-                let status = demo::run(arch, false)?;
+                let status = demo::run(arch, false, false)?;
                 ensure!(status == ExitCode::SUCCESS, "the guest missed something");
                 Ok(())
             }
@@ -344,7 +344,7 @@ impl AddAssign for Counts {
     }
 }
 
-fn minutes(time: Duration) -> String {
+pub(crate) fn minutes(time: Duration) -> String {
     format!("{}:{:02}", time.as_secs() / 60, time.as_secs() % 60)
 }
 

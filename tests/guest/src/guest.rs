@@ -48,6 +48,8 @@ const PORT: &str = "port.sock";
 /// A guest to be booted.
 pub struct Guest {
     arch: &'static Arch,
+    /// What it is booted from, if not what tests' guests are.
+    images: Option<Images>,
     daemons: Vec<Daemon>,
     devices: Vec<Device>,
     programs: Programs,
@@ -81,6 +83,7 @@ impl Guest {
     pub fn of(arch: &'static Arch) -> Self {
         Self {
             arch,
+            images: None,
             daemons: Vec::new(),
             devices: Vec::new(),
             programs: Programs::default(),
@@ -89,6 +92,15 @@ impl Guest {
             resets: false,
             reconnects: false,
             console_on_terminal: false,
+        }
+    }
+
+    /// A guest that is booted from this, without any device of a daemon.
+    pub fn from_images(images: Images) -> Self {
+        let guest = Self::of(images.arch);
+        Self {
+            images: Some(images),
+            ..guest
         }
     }
 
@@ -173,7 +185,10 @@ impl Guest {
 
     /// Starts the daemons, boots the guest and waits until it takes commands.
     pub fn boot(mut self) -> Result<RunningGuest> {
-        let images = setup::find(self.arch)?;
+        let images = match self.images.take() {
+            Some(images) => images,
+            None => setup::find(self.arch)?,
+        };
         let mut daemons = Vec::new();
         for daemon in &self.daemons {
             let running = daemon.start()?;

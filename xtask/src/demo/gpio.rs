@@ -13,6 +13,7 @@ use super::{Report, Section};
 pub(super) const SECTION: Section = Section {
     title: "vhost-device-gpio: lines, in and out",
     archs: Arch::ALL,
+    elsewhere: "",
     device_tree: "",
     daemon,
     show,

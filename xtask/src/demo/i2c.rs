@@ -10,6 +10,7 @@ use super::{Report, Section};
 pub(super) const SECTION: Section = Section {
     title: "vhost-device-i2c: an EEPROM and a temperature sensor",
     archs: Arch::ALL,
+    elsewhere: "",
     device_tree: "",
     daemon,
     show,

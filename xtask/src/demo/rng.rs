@@ -11,6 +11,7 @@ use crate::style::Style;
 pub(super) const SECTION: Section = Section {
     title: "vhost-device-rng: entropy",
     archs: Arch::ALL,
+    elsewhere: "",
     device_tree: "",
     daemon,
     show,

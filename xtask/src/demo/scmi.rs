@@ -11,6 +11,8 @@ pub(super) const SECTION: Section = Section {
     title: "vhost-device-scmi: sensors, clocks, regulators, power limits",
     // QEMU has the device for Arm alone.
     archs: &[&Arch::AARCH64],
+    elsewhere: "Linux has drivers for SCMI on Arm alone, and so has QEMU the device; \
+        `cargo xtask demo --arch aarch64` shows it",
     device_tree: scmi::TREE,
     daemon,
     show,

@@ -10,6 +10,8 @@ mount -t configfs config /sys/kernel/config
 mount -t debugfs debug /sys/kernel/debug
 exec </dev/console >/dev/console 2>&1
 busybox --install -s /bin
+# Drivers that the kernel does not have in itself.
+[ ! -e /modules/load ] || while read -r module; do insmod "/modules/$module"; done </modules/load
 export PATH=/bin HOME=/root TERM=linux PS1='guest:\w# '
 # For a user's shell: this is no init that can be asked to end the guest.
 echo "alias poweroff='poweroff -f' reboot='reboot -f'" >/root/.profile

@@ -1,8 +1,10 @@
 //! Gets, builds and caches what guests are made of.
 //!
 //! [`run`] makes everything be there: QEMU, busybox and some tools are taken out
-//! of their packages, and a kernel is built of Debian's source. What was built stays in the cache; when nothing is missing,
-//! nothing is downloaded and apt is not asked. [`find`] only looks.
+//! of their packages, and a kernel is built of Debian's source. What was built
+//! stays in the cache; when nothing is missing, nothing is downloaded and apt is
+//! not asked. [`find`] only looks. [`run_quickly`] is for who waits: much is done
+//! at the same time, and the kernel is Debian's own.
 //! [`install_crate`] is apart from guests: it installs a program of crates.io
 //! into the same cache. So are the [`Arm64`] tools, and [`build_library`]
 //! builds something of C for a bench.
@@ -22,6 +24,8 @@ mod library;
 mod packages;
 mod progress;
 mod qemu;
+mod stock;
+mod together;
 mod tools;
 
 use std::path::{Path, PathBuf};
@@ -34,10 +38,12 @@ use apt::{Apt, Tool};
 pub use arm64::{Arm64, TARGET as ARM64_TARGET};
 use cache::Cache;
 pub use crates::{Build, install_crate, install_crate_with};
+use kernel::Kernel;
 pub use library::{Library, Origin, build_library};
 use packages::Packages;
-pub use progress::Progress;
+pub use progress::{Progress, Step};
 use qemu::Qemu;
+use together::together;
 
 /// What a guest is booted from.
 #[derive(Debug)]
@@ -95,6 +101,46 @@ pub fn run(archs: &[&'static Arch], progress: &Progress) -> Result<()> {
     Ok(())
 }
 
+/// Makes what a guest of the demo needs be there, in the shortest time. The kernel is that of the
+/// tests when it is in the cache, unless `stock` says not to take it, and else Debian's own.
+pub fn run_quickly(arch: &'static Arch, stock: bool, progress: &Progress) -> Result<Images> {
+    let cache = Cache::open()?;
+    if let Some(found) = look_quickly(arch, stock, &cache)? {
+        return Ok(found);
+    }
+    let locked = cache.lock(progress)?;
+    let own = Packages::own(&locked, progress);
+    let newer = Packages::newer(&locked, progress);
+    let foreign = Packages::foreign(&locked, progress, arch.debian);
+    let packages = if arch.is_own() { &own } else { &foreign };
+    together(&mut [
+        &mut || match quick_kernel(arch, stock, locked.cache())? {
+            Some(_) => Ok(()),
+            None => stock::make(arch, &locked, &own, packages, progress),
+        },
+        &mut || Qemu::unpack(arch, &locked, &newer),
+        &mut || {
+            busybox::extract(arch, &locked, packages)?;
+            tools::extract(arch, &locked, packages)
+        },
+    ])?;
+    look_quickly(arch, stock, locked.cache())?.context("what was made is not in the cache")
+}
+
+/// The kernel of the tests, or else Debian's own, when one is in the cache.
+fn quick_kernel(arch: &'static Arch, stock: bool, cache: &Cache) -> Result<Option<Kernel>> {
+    let built = match stock {
+        true => None,
+        false => kernel::find(arch, cache)?,
+    };
+    built.map_or_else(|| stock::find(arch, cache), |kernel| Ok(Some(kernel)))
+}
+
+fn look_quickly(arch: &'static Arch, stock: bool, cache: &Cache) -> Result<Option<Images>> {
+    let kernel = quick_kernel(arch, stock, cache)?;
+    look_with(arch, kernel, cache)
+}
+
 /// Installs a Debian package unless the program that it brings is there.
 pub fn require(
     purpose: &str,
@@ -117,9 +163,14 @@ pub fn find(arch: &'static Arch) -> Result<Images> {
 }
 
 fn look(arch: &'static Arch, cache: &Cache) -> Result<Option<Images>> {
+    look_with(arch, kernel::find(arch, cache)?, cache)
+}
+
+/// What guests with this kernel need.
+fn look_with(arch: &'static Arch, kernel: Option<Kernel>, cache: &Cache) -> Result<Option<Images>> {
     let (Some(qemu), Some(kernel), Some(busybox), Some(tools)) = (
         Qemu::find(arch, cache)?,
-        kernel::find(arch, cache)?,
+        kernel,
         busybox::find(arch, cache)?,
         tools::find(arch, cache)?,
     ) else {

@@ -6,11 +6,12 @@
 //! their own, in a temporary directory: the machine's sources, lists and
 //! architectures stay as they are. What is only unpacked needs no root.
 
-use std::cell::OnceCell;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use super::cache::LockedCache;
-use super::progress::Progress;
+use super::progress::{Progress, Step};
 
 /// A release of Debian.
 #[derive(Clone, Copy)]
@@ -86,6 +87,13 @@ pub(crate) struct Pin {
     pub(crate) version: &'static str,
 }
 
+impl fmt::Display for Pin {
+    /// As apt takes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.package, self.version)
+    }
+}
+
 /// The upstream part of a source package that was downloaded.
 pub(crate) struct Tarball {
     pub(crate) path: PathBuf,
@@ -100,7 +108,9 @@ pub(crate) struct Packages<'a> {
     release: Release,
     /// Debian's name of it; `None` for the machine's own.
     architecture: Option<&'a str>,
-    directory: OnceCell<TempDir>,
+    directory: OnceLock<TempDir>,
+    /// Held by who fills the directory.
+    filling: Mutex<()>,
 }
 
 impl<'a> Packages<'a> {
@@ -111,7 +121,8 @@ impl<'a> Packages<'a> {
             progress,
             release: Release::Bookworm,
             architecture: None,
-            directory: OnceCell::new(),
+            directory: OnceLock::new(),
+            filling: Mutex::new(()),
         }
     }
 
@@ -141,88 +152,101 @@ impl<'a> Packages<'a> {
     /// Downloads a package and unpacks its files into the directory `root`,
     /// which is made if need be, and returns its version. Nothing is installed.
     pub(crate) fn unpack(&self, pin: &Pin, root: &Path) -> Result<String> {
-        let work = self.cache.temporary()?;
-        let deb = self.download(pin, work.path())?;
-        let version = deb_version(&deb)?;
-        let title = format!("Unpacking {} {version}", pin.package);
-        self.progress.step(&title, |step| {
-            let mut command = Command::new("dpkg-deb");
-            command.arg("--extract").arg(&deb).arg(root);
-            step.command(&mut command, &work.path().join("log"))
-        })?;
-        Ok(version)
+        let Pin { package, version } = pin;
+        let title = format!("Getting {package} {version}{}", self.foreign_note());
+        self.unpack_as(&title, &[&pin.to_string()], root)
     }
 
-    /// Downloads packages of the backports with all that they need, down to the C library, and
-    /// unpacks them into the directory `root`. The version of the first.
-    pub(crate) fn unpack_whole(&self, pins: &[Pin], root: &Path) -> Result<String> {
+    /// Does that with several packages, each in apt's `NAME=VERSION`, or without a version for the
+    /// newest. The version of the first.
+    pub(crate) fn unpack_as(&self, title: &str, names: &[&str], root: &Path) -> Result<String> {
+        let directory = self.directory()?;
+        let work = self.cache.temporary()?;
+        let log = work.path().join("log");
+        self.progress.step(title, |step| {
+            let mut command = Command::new("apt-get");
+            command.args(self.options(directory)).arg("download");
+            let command = command.args(names).current_dir(work.path());
+            step.follow(command, &log, |_| Some("downloading".to_owned()))?;
+            let first = names.first().context("no package")?;
+            let first = first.split_once('=').map_or(*first, |(name, _)| name);
+            let version = deb_version(&find_deb(first, work.path())?)?;
+            extract_all(work.path(), root, step, &log)?;
+            Ok(version)
+        })
+    }
+
+    /// Downloads the newest package of this name into the directory `to`, which is made, and says
+    /// where it is.
+    pub(crate) fn download_as(&self, title: &str, name: &str, to: &Path) -> Result<PathBuf> {
+        let directory = self.directory()?;
+        fs::create_dir(to)?;
+        self.progress.step(title, |step| {
+            let mut command = Command::new("apt-get");
+            command.args(self.options(directory)).arg("download");
+            step.command(command.arg(name).current_dir(to), &to.join("log"))
+        })?;
+        find_deb(name, to)
+    }
+
+    /// Downloads packages with all that they need and is not installed, and unpacks them into the
+    /// directory `root`. Those of a newer release are of its backports, and with them comes
+    /// everything down to the C library. The version of the first, if it was not installed.
+    pub(crate) fn unpack_whole(
+        &self,
+        title: &str,
+        pins: &[Pin],
+        root: &Path,
+    ) -> Result<Option<String>> {
         let first = pins.first().context("no package")?;
         let directory = self.directory()?;
         let work = self.cache.temporary()?;
         let archives = work.path().join("archives");
         fs::create_dir_all(archives.join("partial"))?;
         let log = work.path().join("log");
-        let names: Vec<_> = pins.iter().map(|pin| pin.package).collect();
-        let names = names.join(" and ");
-        let title = format!("Downloading {names} with all it needs");
-        self.progress.step(&title, |step| {
+        self.progress.step(title, |step| {
             let mut command = Command::new("apt-get");
-            command.args(self.options(directory));
-            command
-                .arg("-o")
-                .arg(setting("Dir::Cache::archives", &archives));
+            command.args(self.options(directory)).arg("-o");
+            command.arg(setting("Dir::Cache::archives", &archives));
             // Nothing of dpkg's is touched, and its lock is root's.
-            command.args([
-                "-o",
-                "Debug::NoLocking=1",
-                "-o",
-                "APT::Keep-Downloaded-Packages=1",
-            ]);
-            command.args([
-                "install",
-                "--download-only",
-                "--yes",
-                "--no-install-recommends",
-            ]);
-            command.arg(format!("--target-release={}", self.release.backports()));
-            command.args(
-                pins.iter()
-                    .map(|pin| format!("{}={}", pin.package, pin.version)),
-            );
-            step.command(&mut command, &log)
-        })?;
-        let version = deb_version(&find_deb(first.package, &archives)?)?;
-        let title = format!("Unpacking {names} {version} with all it needs");
-        self.progress.step(&title, |step| {
-            for deb in fs::read_dir(&archives)? {
-                let deb = deb?.path();
-                if deb.extension().is_some_and(|extension| extension == "deb") {
-                    let mut command = Command::new("dpkg-deb");
-                    command.arg("--extract").arg(deb).arg(root);
-                    step.command(&mut command, &log)?;
-                }
+            command.args(["-o", "Debug::NoLocking=1"]);
+            command.args(["-o", "APT::Keep-Downloaded-Packages=1"]);
+            command.args(["install", "--download-only", "--yes"]);
+            command.args(["--no-install-recommends", "--no-upgrade"]);
+            if !self.can_install() {
+                command.arg(format!("--target-release={}", self.release.backports()));
             }
-            Ok(())
-        })?;
-        Ok(version)
+            command.args(pins.iter().map(Pin::to_string));
+            step.follow(&mut command, &log, |_| Some("downloading".to_owned()))?;
+            let deb = find_deb(first.package, &archives).ok();
+            let version = deb.map(|deb| deb_version(&deb)).transpose()?;
+            extract_all(&archives, root, step, &log)?;
+            Ok(version)
+        })
     }
 
-    /// Downloads a package into the directory `to`.
-    fn download(&self, pin: &Pin, to: &Path) -> Result<PathBuf> {
-        let Pin { package, version } = pin;
-        let directory = self.directory()?;
-        let foreign = match self.architecture {
+    /// The newest package that this one, which has no files, stands for: the first that it depends
+    /// on.
+    pub(crate) fn stands_for(&self, package: &str) -> Result<String> {
+        let mut command = Command::new("apt-cache");
+        command.args(self.options(self.directory()?));
+        let output = command.args(["depends", package]).output();
+        let output = output.context("cannot run apt-cache")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let first = text
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("Depends: "));
+        first.map(str::to_owned).with_context(|| {
+            let why = String::from_utf8_lossy(&output.stderr);
+            format!("{package} depends on nothing: {text}{why}")
+        })
+    }
+
+    fn foreign_note(&self) -> String {
+        match self.architecture {
             Some(architecture) => format!(" for {architecture}"),
             None => String::new(),
-        };
-        let title = format!("Downloading {package} {version}{foreign}");
-        self.progress.step(&title, |step| {
-            let mut command = Command::new("apt-get");
-            command.args(self.options(directory)).arg("download");
-            command.arg(format!("{package}={version}"));
-            step.command(command.current_dir(to), &directory.join("log"))
-        })?;
-        find_deb(package, to)
+        }
     }
 
     /// Downloads the upstream part of the backports' source package `pin`, without Debian's
@@ -248,8 +272,9 @@ impl<'a> Packages<'a> {
         Ok(tarball)
     }
 
-    /// The directory with the lists, made and filled at first.
+    /// The directory with the lists, made and filled at first. Other threads wait for that.
     pub(super) fn directory(&self) -> Result<&Path> {
+        let _filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner);
         if self.directory.get().is_none() {
             let directory = self.cache.temporary()?;
             self.update(directory.path(), &self.release.sources())?;
@@ -328,6 +353,19 @@ impl<'a> Packages<'a> {
     }
 }
 
+/// Unpacks all packages in a directory.
+fn extract_all(from: &Path, root: &Path, step: &Step<'_>, log: &Path) -> Result<()> {
+    for deb in fs::read_dir(from)? {
+        let deb = deb?.path();
+        if deb.extension().is_some_and(|extension| extension == "deb") {
+            let mut command = Command::new("dpkg-deb");
+            let command = command.arg("--extract").arg(deb).arg(root);
+            step.follow(command, log, |_| Some("unpacking".to_owned()))?;
+        }
+    }
+    Ok(())
+}
+
 /// A setting of apt's that is a path.
 fn setting(key: &str, path: &Path) -> OsString {
     let mut setting = OsString::from(format!("{key}="));
@@ -376,7 +414,8 @@ fn find_file(
     Ok(None)
 }
 
-fn deb_version(path: &Path) -> Result<String> {
+/// The version of a package in a file.
+pub(super) fn deb_version(path: &Path) -> Result<String> {
     let mut command = Command::new("dpkg-deb");
     let output = command.args(["--field"]).arg(path).arg("Version").output();
     let output = output.context("cannot run dpkg-deb")?;

@@ -64,7 +64,9 @@ impl Qemu {
         let own = Arch::own()?;
         let work = cache.temporary()?;
         let root = work.path().join("root");
-        let version = newer.unpack_whole(&pins(arch), &root)?;
+        let title = format!("Getting {} {SERIES} with its libraries", arch.qemu_package);
+        let version = newer.unpack_whole(&title, &pins(arch), &root)?;
+        let version = version.context("apt takes QEMU for installed")?;
         let made = work.path().join("made");
         take(arch, own, &root, &made)
             .with_context(|| format!("cannot take {} out of its packages", arch.qemu))?;

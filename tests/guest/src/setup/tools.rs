@@ -172,18 +172,22 @@ pub(crate) fn extract(arch: &Arch, cache: &LockedCache, packages: &Packages<'_>)
         return Ok(());
     }
     let work = cache.temporary()?;
+    let root = work.path().join("root");
+    let pins: Vec<_> = PACKAGES
+        .iter()
+        .map(|package| package.pin.to_string())
+        .collect();
+    let pins: Vec<_> = pins.iter().map(String::as_str).collect();
+    let title = format!("Getting the guest's tools for {}", arch.name);
+    let version = packages.unpack_as(&title, &pins, &root)?;
     let made = work.path().join("made");
-    let mut versions = Vec::new();
     for package in &PACKAGES {
-        let root = work.path().join(package.pin.package);
-        versions.push(packages.unpack(&package.pin, &root)?);
         take(package, arch, &root, &made)?;
     }
-    let version = versions.first().context("no package of tools")?;
-    with_entry(arch, |entry| cache.publish(&made, entry, version))
+    with_entry(arch, |entry| cache.publish(&made, entry, &version))
 }
 
-/// Takes the guest's files of a package that was unpacked to `root`.
+/// Takes the guest's files of a package that was unpacked to `root`, with the others.
 fn take(package: &Package, arch: &Arch, root: &Path, made: &Path) -> Result<()> {
     for file in package.files {
         let from = expand(file.from, arch);
