@@ -3,16 +3,20 @@
 mod support;
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::{PipeReader, PipeWriter, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
+use rustix::fs::{FlockOperation, OFlags};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit, setrlimit};
-use support::{PROGRAM, options, request, submit};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use support::{PROGRAM, options, request, submit, submit_buffers};
 use vhost_device_driver::protocol::{VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, bits};
-use vhost_device_driver::{Driver, Frontend};
+use vhost_device_driver::{Buffer, Driver, Frontend};
 use vhost_device_rig::{Daemon, entries, wait_for_exit, wait_until};
 
 fn refused(arguments: &[&OsStr], status: i32, message: &str) {
@@ -345,11 +349,248 @@ fn v6_the_next_front_end_is_served_after_a_broken_one() {
 fn v7_a_front_end_that_is_early_waits_for_the_one_before_it() {
     let daemon = PROGRAM.start(&[]);
     let mut first = daemon.guest("s", options());
+    assert_eq!(request(&mut first, 8).len(), 8);
     let second = UnixStream::connect(daemon.path("s")).unwrap();
+    // When it comes, and not only when it is served.
+    daemon.wait_for_log("vhost_device_daemon::server] guest 0: another front-end has come to ");
     assert_eq!(request(&mut first, 8).len(), 8);
     drop(first);
     let mut second = Driver::with_stream(second, options()).unwrap();
     assert_eq!(request(&mut second, 8).len(), 8);
+}
+
+/// A pipe that nobody reads, and that is full.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let size = rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+    writer.write_all(&vec![b'.'; size]).unwrap();
+    (reader, writer)
+}
+
+fn start_with_stderr(stderr: impl Into<Stdio>, arguments: &[&str]) -> Daemon {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = PROGRAM.command();
+    command.arg("-s").arg(directory.path().join("s"));
+    command.args(arguments);
+    Daemon::spawn_with_stderr(command, directory, stderr)
+}
+
+/// A request in memory that the guest does not have: a line of the log.
+fn request_badly(guest: &mut Driver) {
+    submit_buffers(guest, &[Buffer::writable(0xdead_0000, 8)]);
+    assert_eq!(support::answer(guest), 0);
+}
+
+#[test]
+fn test_a_log_that_nobody_reads_holds_up_nobody() {
+    let (reader, stderr) = full_pipe();
+    let mut daemon = start_with_stderr(stderr, &["-c", "2"]);
+    let mut first = daemon.guest("s0", options());
+    request_badly(&mut first);
+    assert_eq!(request(&mut first, 8).len(), 8);
+    // And nobody who comes after it.
+    for _ in 0..3 {
+        let mut second = daemon.guest("s1", options());
+        request_badly(&mut second);
+        assert_eq!(request(&mut second, 8).len(), 8);
+    }
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.state(), "STOPPING=1");
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert_eq!(entries(daemon.directory.path()), ["notify"]);
+    drop(reader);
+}
+
+#[test]
+fn test_nothing_that_was_logged_is_lost_at_the_end() {
+    let (mut reader, stderr) = std::io::pipe().unwrap();
+    let mut daemon = start_with_stderr(stderr, &[]);
+    let mut guest = daemon.guest("s", options());
+    request_badly(&mut guest);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    let log = std::io::read_to_string(&mut reader).unwrap();
+    for line in [
+        "ready: ",
+        "guest 0: front-end connected",
+        "session] guest 0: vring 0: bad request",
+        "SIGTERM: stopping",
+        "guest 0: stopped",
+    ] {
+        assert!(log.contains(line), "{line:?} in {log}");
+    }
+}
+
+#[test]
+fn test_a_log_whose_reader_has_gone_breaks_nothing() {
+    let (reader, stderr) = std::io::pipe().unwrap();
+    let daemon = start_with_stderr(stderr, &[]);
+    drop(reader);
+    for _ in 0..2 {
+        let mut guest = daemon.guest("s", options());
+        request_badly(&mut guest);
+        assert_eq!(request(&mut guest, 8).len(), 8);
+    }
+    daemon.stop();
+}
+
+#[test]
+fn test_the_journal_is_told_how_urgent_each_line_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = fs::File::create(directory.path().join("journal")).unwrap();
+    let stat = rustix::fs::fstat(&file).unwrap();
+    let stream = format!("{}:{}", stat.st_dev, stat.st_ino);
+    let mut command = PROGRAM.command();
+    command.arg("-s").arg(directory.path().join("s"));
+    command.env("JOURNAL_STREAM", &stream);
+    let mut daemon = Daemon::spawn_with_stderr(command, directory, file);
+    request_badly(&mut daemon.guest("s", options()));
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    let log = fs::read_to_string(daemon.path("journal")).unwrap();
+    assert!(
+        log.contains("<6>[INFO  vhost_device_daemon::server] ready: "),
+        "{log}"
+    );
+    assert!(
+        log.contains("<4>[WARN  vhost_device_backend::session] "),
+        "{log}"
+    );
+    assert!(log.contains("<7>[DEBUG "), "{log}");
+    assert!(log.lines().all(|line| line.starts_with('<')), "{log}");
+
+    let refusal = |arguments: &[&str]| {
+        let mut command = PROGRAM.command();
+        let file = fs::File::options();
+        let file = file
+            .clone()
+            .append(true)
+            .open(daemon.path("journal"))
+            .unwrap();
+        file.set_len(0).unwrap();
+        command.args(arguments).env("JOURNAL_STREAM", &stream);
+        command.stderr(file).status().unwrap();
+        fs::read_to_string(daemon.path("journal")).unwrap()
+    };
+    for refusal in [refusal(&["-s", "/nowhere/s"]), refusal(&["--nonsense"])] {
+        assert!(refusal.contains("error: "), "{refusal}");
+        assert!(
+            refusal.lines().all(|line| line.starts_with("<3>")),
+            "{refusal}"
+        );
+    }
+}
+
+#[test]
+fn v9_what_cannot_be_printed_ends_with_the_status_that_is_documented() {
+    let run = |arguments: &[&str], is_stdout_full: bool| {
+        let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = PROGRAM.command();
+        command.args(arguments).stdin(Stdio::null());
+        match is_stdout_full {
+            true => command.stdout(full()).stderr(Stdio::null()),
+            false => command.stdout(Stdio::null()).stderr(full()),
+        };
+        command.status().unwrap().code()
+    };
+    for asked in ["--help", "-h", "--version", "--print-capabilities"] {
+        assert_eq!(run(&[asked], true), Some(1), "{asked}");
+        assert_eq!(run(&[asked], false), Some(0), "{asked}");
+    }
+    assert_eq!(run(&["-s", "/nowhere/s"], false), Some(1), "a start error");
+    assert_eq!(run(&["--nonsense"], false), Some(2), "a usage error");
+    assert_eq!(run(&[], false), Some(2), "a usage error");
+}
+
+#[test]
+fn test_what_is_wrong_in_rust_log_is_a_line_of_the_log() {
+    let (code, text) = {
+        let mut command = PROGRAM.command();
+        command
+            .args(["-s", "/nowhere/s"])
+            .env("RUST_LOG", "a=loud,warn");
+        let output = command.output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.contains("WARN  vhost_device_daemon::logging] RUST_LOG: \"a=loud\""),
+        "{text}"
+    );
+}
+
+#[test]
+fn test_a_hangup_without_a_terminal_is_ignored() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new("setsid");
+    command.arg(PROGRAM.command().get_program());
+    command.args(PROGRAM.command().get_args());
+    command.arg("-s").arg(directory.path().join("s"));
+    let daemon = Daemon::spawn(command, directory);
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log("SIGHUP: ignored");
+    assert_eq!(request(&mut daemon.guest("s", options()), 8).len(), 8);
+    daemon.stop();
+}
+
+#[test]
+fn v9_a_terminal_that_goes_ends_the_daemon_as_sigterm_does() {
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let side = ptsname(&terminal, Vec::new()).unwrap();
+    let side = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlags::NOCTTY.bits().cast_signed())
+        .open(side.to_str().unwrap())
+        .unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    // In a session of its own, with this terminal.
+    let mut command = Command::new("setsid");
+    command.arg("--ctty").arg(PROGRAM.command().get_program());
+    command.args(PROGRAM.command().get_args());
+    command.arg("-s").arg(directory.path().join("s"));
+    command.stdin(side);
+    let mut daemon = Daemon::spawn(command, directory);
+    let mut guest = daemon.guest("s", options());
+    assert_eq!(request(&mut guest, 8).len(), 8);
+    drop(terminal);
+    assert_eq!(daemon.state(), "STOPPING=1");
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.log());
+    assert!(
+        daemon.log().contains("SIGHUP: stopping"),
+        "{}",
+        daemon.log()
+    );
+    assert_eq!(entries(daemon.directory.path()), ["notify", "stderr"]);
+}
+
+#[test]
+fn test_what_a_killed_start_left_behind_is_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in [".s.vd-01234567", ".another.vd-89abcdef"] {
+        drop(UnixListener::bind(directory.path().join(name)).unwrap());
+    }
+    let mut command = PROGRAM.command();
+    command.arg("-s").arg(directory.path().join("s"));
+    let daemon = Daemon::spawn(command, directory);
+    assert_eq!(entries(daemon.directory.path()), ["notify", "s", "stderr"]);
+    daemon.stop();
+}
+
+#[test]
+fn test_a_lock_of_somebody_else_does_not_stop_the_daemon() {
+    let directory = tempfile::tempdir().unwrap();
+    let holder = fs::File::open(directory.path()).unwrap();
+    rustix::fs::flock(&holder, FlockOperation::LockExclusive).unwrap();
+    let mut command = PROGRAM.command();
+    command.arg("-s").arg(directory.path().join("s"));
+    let daemon = Daemon::spawn(command, directory);
+    assert_eq!(request(&mut daemon.guest("s", options()), 8).len(), 8);
 }
 
 #[test]

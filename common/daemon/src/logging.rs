@@ -13,6 +13,7 @@ mod buffer;
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::panic::{self, PanicHookInfo};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -82,7 +83,7 @@ impl Log {
     /// # Errors
     /// When the system has no thread to give.
     pub(crate) fn start(&mut self) -> io::Result<()> {
-        let writer = Writer::new(&self.buffer, self.style);
+        let writer = Writer::new(&self.buffer, self.style, io::stderr());
         signals::with_all_blocked(|| {
             thread::Builder::new()
                 .name("log".to_owned())
@@ -112,7 +113,7 @@ impl Log {
         if !self.is_started && self.start().is_err() {
             // Without a thread nobody was served, and nobody will be: this one may wait.
             self.buffer.finish(Instant::now());
-            return Writer::new(&self.buffer, self.style).run();
+            return Writer::new(&self.buffer, self.style, io::stderr()).run();
         }
         self.buffer.finish(deadline);
     }
@@ -290,8 +291,9 @@ impl Write for Sink {
 }
 
 /// What the writing thread has.
-struct Writer {
+struct Writer<W> {
     buffer: Arc<Buffer>,
+    to: W,
     /// Formats what the log says about itself, into `notice`.
     logger: Logger,
     notice: Notice,
@@ -321,11 +323,12 @@ impl Write for Notice {
     }
 }
 
-impl Writer {
-    fn new(buffer: &Arc<Buffer>, style: Style) -> Self {
+impl<W: AsFd> Writer<W> {
+    fn new(buffer: &Arc<Buffer>, style: Style, to: W) -> Self {
         let notice = Notice::default();
         Self {
             buffer: Arc::clone(buffer),
+            to,
             logger: style.logger("trace", notice.clone()),
             notice,
             missing: 0,
@@ -336,7 +339,7 @@ impl Writer {
         let mut batch = Vec::new();
         while let Some(left_out) = self.buffer.take(&mut batch) {
             self.tell_missing();
-            self.missing += write_to_stderr(&batch) + left_out;
+            self.missing += write(&self.to, &batch) + left_out;
             self.tell_missing();
         }
     }
@@ -352,11 +355,11 @@ impl Writer {
                 .level(Level::Warn)
                 .target(TARGET)
                 .args(format_args!(
-                    "{missing} lines were left out: they came faster than the log is read"
+                    "lines left out here, as nobody read the log in time: {missing}"
                 ))
                 .build(),
         );
-        if write_to_stderr(&self.notice.take()) == 0 {
+        if write(&self.to, &self.notice.take()) == 0 {
             self.missing = 0;
         }
     }
@@ -365,15 +368,14 @@ impl Writer {
 /// Writes all of `text`, however long the reader takes; gives the number of lines that cannot be
 /// written, because there is no reader any more, or no space. To the descriptor itself, as the lock
 /// of `std::io::stderr` would be held meanwhile.
-fn write_to_stderr(mut text: &[u8]) -> u64 {
-    let stderr = io::stderr();
+fn write(to: impl AsFd, mut text: &[u8]) -> u64 {
     while !text.is_empty() {
-        match rustix::io::write(&stderr, text) {
+        match rustix::io::write(&to, text) {
             Ok(length) => text = text.get(length..).unwrap_or_default(),
             Err(Errno::INTR) => {}
             // Whoever shares it with us has made it so.
             Err(Errno::AGAIN) => {
-                let _ = poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], None);
+                let _ = poll(&mut [PollFd::new(&to, PollFlags::OUT)], None);
             }
             Err(_) => return text.iter().filter(|byte| **byte == b'\n').count() as u64,
         }
@@ -417,6 +419,71 @@ mod tests {
         let coloured = formatted(Style::Colours, Level::Warn, "one");
         assert!(coloured.contains("\x1b["), "{coloured:?}");
         assert_eq!(Style::Plain.marked(Level::Error, "a\nb\n"), "a\nb\n");
+    }
+
+    #[test]
+    fn test_each_gap_is_told_of_at_its_place_with_its_length() {
+        let (mut reader, pipe) = io::pipe().unwrap();
+        rustix::pipe::fcntl_setpipe_size(&pipe, 4096).unwrap();
+        let buffer = Arc::new(Buffer::new());
+        buffer.limit(1024);
+        let writer = Writer::new(&buffer, Style::Journal, pipe);
+        let writer = thread::spawn(move || writer.run());
+        // Nobody reads: the pipe and the buffer are soon full, and this thread goes on.
+        let lines = 10_000;
+        for number in 0..lines {
+            buffer.push(format!("{number}\n").as_bytes());
+        }
+        let reading = thread::spawn(move || io::read_to_string(&mut reader).unwrap());
+        // Only a hang takes as long.
+        buffer.finish(Instant::now() + Duration::from_secs(60));
+        writer.join().unwrap();
+        let text = reading.join().unwrap();
+        let mut next = 0;
+        for line in text.lines() {
+            next += match line.strip_prefix("<4>[WARN  log] ") {
+                None => {
+                    assert_eq!(line, next.to_string());
+                    1
+                }
+                Some(notice) => {
+                    let (text, number) = notice.rsplit_once(' ').unwrap();
+                    assert!(text.starts_with("lines left out here"), "{notice}");
+                    number.parse().unwrap()
+                }
+            };
+        }
+        assert_eq!(next, lines);
+        assert!(text.contains("left out"));
+    }
+
+    #[test]
+    fn test_what_cannot_be_written_is_counted() {
+        let full = std::fs::File::create("/dev/full").unwrap();
+        assert_eq!(write(&full, b"one\ntwo\n"), 2);
+        let (reader, pipe) = io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(write(&pipe, b"one\n"), 1);
+    }
+
+    #[test]
+    fn test_a_panic_goes_into_the_log() {
+        let notice = Notice::default();
+        let log = Style::Plain.logger("trace", notice.clone());
+        panic::set_hook(Box::new(move |info| report_panic(&log, info)));
+        let thread = thread::Builder::new().name("guest 7".to_owned());
+        let thread = thread.spawn(|| panic!("no {}", "more")).unwrap();
+        thread.join().unwrap_err();
+        drop(panic::take_hook());
+        let text = String::from_utf8(notice.take()).unwrap();
+        // Another test may have panicked meanwhile, too.
+        let line = text.lines().find(|line| line.contains("guest 7")).unwrap();
+        assert!(
+            line.contains("ERROR panic] thread guest 7 panicked at "),
+            "{line}"
+        );
+        assert!(line.contains("logging.rs"), "{line}");
+        assert!(line.ends_with(": no more"), "{line}");
     }
 
     #[test]

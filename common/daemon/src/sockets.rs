@@ -1,31 +1,27 @@
 //! The sockets that front-ends connect to: bound at a path, or inherited already open.
 
+mod place;
+
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::thread;
-use std::time::Duration;
 
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
+use rustix::fs::Mode;
 use rustix::io::{Errno, FdFlags};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketType, sockopt};
+
+use self::place::{Place, Taken};
 
 /// The longest path that fits `sun_path` of `sockaddr_un` with its end (unix(7)).
 pub(crate) const MAX_PATH: usize = 107;
 
 /// The first descriptor that systemd passes (sd_listen_fds(3)).
 const LISTEN_FDS_START: RawFd = 3;
-
-/// How often, and after what pause, another daemon that is starting in the same directory is
-/// waited for: a second in all. It needs microseconds; whoever holds the lock longer must not
-/// keep us from telling.
-const LOCK_ATTEMPTS: u32 = 100;
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Where one guest's front-end comes from.
 #[derive(Debug)]
@@ -81,25 +77,13 @@ impl AsFd for Listener {
 /// A socket's file, removed on drop if it is still the one that we made.
 #[derive(Debug)]
 struct SocketFile {
-    directory: OwnedFd,
-    name: OsString,
     path: PathBuf,
-    device: u64,
-    inode: u64,
-}
-
-impl SocketFile {
-    fn is_ours(&self) -> bool {
-        stat(&self.directory, &self.name)
-            .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (self.device, self.inode))
-    }
+    taken: Taken,
 }
 
 impl SocketFile {
     fn remove(&self) {
-        if self.is_ours()
-            && let Err(error) = rustix::fs::unlinkat(&self.directory, &self.name, AtFlags::empty())
-        {
+        if let Err(error) = self.taken.remove() {
             log::warn!("cannot remove {}: {error}", self.path.display());
         }
     }
@@ -139,14 +123,16 @@ enum BindReason {
     NoName,
     #[error("cannot open the directory {}; it must exist and be readable", .0.display())]
     Directory(PathBuf, #[source] Errno),
-    #[error("another program holds a lock on the directory")]
-    Locked,
     #[error("the file there is not a socket, and is left alone: choose another path")]
     NotASocket,
     #[error("another program is listening there: stop it, or choose another path")]
     InUse,
     #[error("cannot find out whether the socket there is in use; remove it if it is not")]
     Unclear(#[source] Errno),
+    #[error("cannot replace the socket that an earlier run left behind; remove it")]
+    Replace(#[source] Errno),
+    #[error("other programs take and leave it all the time")]
+    Restless,
     #[error("cannot make the socket")]
     Os(#[source] io::Error),
 }
@@ -154,36 +140,17 @@ enum BindReason {
 /// Listens at `path`. A socket that nobody listens at any more is replaced; anything else at the
 /// path is left alone and refused. `mode` is the new file's, as the umask leaves it if `None`.
 ///
-/// A lock on the directory itself keeps two daemons that start at once from each replacing the
-/// other's new socket; it leaves no file behind.
-///
 /// # Errors
 /// When the path cannot be had; the message says why.
 pub fn bind(path: &Path, mode: Option<Mode>) -> Result<Listener, BindError> {
-    bind_at(path, mode).map_err(|reason| BindError {
+    let taken = Place::new(path).and_then(|place| place.take(mode));
+    let (socket, taken) = taken.map_err(|reason| BindError {
         path: path.to_owned(),
         reason,
-    })
-}
-
-fn bind_at(path: &Path, mode: Option<Mode>) -> Result<Listener, BindReason> {
-    let length = path.as_os_str().len();
-    if length > MAX_PATH {
-        return Err(BindReason::TooLong(length));
-    }
-    let name = path.file_name().ok_or(BindReason::NoName)?.to_owned();
-    let directory = open_directory(path)?;
-    lock(&directory)?;
-    remove_stale(path, &directory, &name)?;
-    let socket = listen(path, mode).map_err(BindReason::Os)?;
-    let bound = stat(&directory, &name).map_err(|error| BindReason::Os(error.into()))?;
-    unlock(&directory);
+    })?;
     let file = Arc::new(SocketFile {
-        directory,
-        name,
         path: path.to_owned(),
-        device: bound.st_dev,
-        inode: bound.st_ino,
+        taken,
     });
     let mut files = FILES.lock().unwrap_or_else(PoisonError::into_inner);
     files.retain(|file| file.strong_count() > 0);
@@ -192,80 +159,6 @@ fn bind_at(path: &Path, mode: Option<Mode>) -> Result<Listener, BindReason> {
         file: Some(file),
         socket,
     })
-}
-
-fn open_directory(path: &Path) -> Result<OwnedFd, BindReason> {
-    let parent = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(parent, flags, Mode::empty())
-        .map_err(|error| BindReason::Directory(parent.to_owned(), error))
-}
-
-fn lock(directory: &OwnedFd) -> Result<(), BindReason> {
-    for _ in 0..LOCK_ATTEMPTS {
-        match rustix::fs::flock(directory, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(()),
-            Err(Errno::WOULDBLOCK) => thread::sleep(LOCK_PAUSE),
-            Err(error) => return Err(BindReason::Os(error.into())),
-        }
-    }
-    Err(BindReason::Locked)
-}
-
-/// Cannot fail on a descriptor that holds the lock; closing it would do the same.
-fn unlock(directory: &OwnedFd) {
-    let _ = rustix::fs::flock(directory, FlockOperation::Unlock);
-}
-
-fn stat(directory: &OwnedFd, name: &OsStr) -> Result<Stat, Errno> {
-    rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
-}
-
-fn remove_stale(path: &Path, directory: &OwnedFd, name: &OsStr) -> Result<(), BindReason> {
-    let found = match stat(directory, name) {
-        Ok(found) => found,
-        Err(Errno::NOENT) => return Ok(()),
-        Err(error) => return Err(BindReason::Os(error.into())),
-    };
-    if FileType::from_raw_mode(found.st_mode) != FileType::Socket {
-        return Err(BindReason::NotASocket);
-    }
-    match connect(path) {
-        // EAGAIN: somebody listens, with a full backlog. EPROTOTYPE: not with a stream socket.
-        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => return Err(BindReason::InUse),
-        Err(Errno::CONNREFUSED) => {}
-        Err(error) => return Err(BindReason::Unclear(error)),
-    }
-    log::debug!("{} is a socket left behind: replacing it", path.display());
-    rustix::fs::unlinkat(directory, name, AtFlags::empty())
-        .map_err(|error| BindReason::Os(error.into()))
-}
-
-fn connect(path: &Path) -> Result<(), Errno> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        None,
-    )?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
-}
-
-fn listen(path: &Path, mode: Option<Mode>) -> io::Result<UnixListener> {
-    // The umask and not chmod: the file never has a wider mode than asked for. No other thread
-    // makes files at this time.
-    let saved =
-        mode.map(|mode| rustix::process::umask(Mode::from_raw_mode(!mode.as_raw_mode() & 0o777)));
-    let socket = UnixListener::bind(path);
-    if let Some(saved) = saved {
-        rustix::process::umask(saved);
-    }
-    let socket = socket?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
 }
 
 /// A descriptor that was given to us and cannot be a front-end's socket.
@@ -367,6 +260,8 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::os::unix::net::UnixDatagram;
 
+    use rustix::fs::{FlockOperation, OFlags};
+
     use super::*;
 
     fn reason(path: &Path) -> BindReason {
@@ -452,21 +347,17 @@ mod tests {
     }
 
     #[test]
-    fn test_bind_refuses_a_directory_that_stays_locked() {
+    fn test_a_lock_on_the_directory_stops_nobody() {
         let directory = tempfile::tempdir().unwrap();
         let holder = fs::File::open(directory.path()).unwrap();
         rustix::fs::flock(&holder, FlockOperation::LockExclusive).unwrap();
-        assert!(matches!(
-            reason(&directory.path().join("s")),
-            BindReason::Locked
-        ));
+        bind(&directory.path().join("s"), None).unwrap();
     }
 
     #[test]
     fn test_bind_gives_the_mode_asked_for() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
-        // The umask is the whole process's: other tests' files must not lose their owner's bits.
         let _listener = bind(&path, Some(Mode::from_raw_mode(0o710))).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o710);

@@ -104,22 +104,32 @@ pub struct Daemon {
 
 impl Daemon {
     /// Runs `command`, which starts the daemon, and waits until it is ready.
-    pub fn spawn(mut command: Command, directory: TempDir) -> Self {
+    pub fn spawn(command: Command, directory: TempDir) -> Self {
+        let stderr = directory.path().join("stderr");
+        let stderr = fs::File::create(stderr).unwrap();
+        Self::spawn_with_stderr(command, directory, stderr)
+    }
+
+    /// The same, with another standard error: [`Daemon::log`] has nothing to tell then.
+    pub fn spawn_with_stderr(
+        mut command: Command,
+        directory: TempDir,
+        stderr: impl Into<Stdio>,
+    ) -> Self {
         let notify = directory.path().join("notify");
         let _ = fs::remove_file(&notify);
         let manager = UnixDatagram::bind(&notify).unwrap();
         manager.set_read_timeout(Some(DEADLINE)).unwrap();
-        let stderr = directory.path().join("stderr");
         let child = command
             .env("NOTIFY_SOCKET", &notify)
             .env("RUST_LOG", "debug")
-            .stderr(fs::File::create(&stderr).unwrap())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let daemon = Self {
             child,
             manager,
-            stderr,
+            stderr: directory.path().join("stderr"),
             directory,
         };
         assert_eq!(daemon.state(), "READY=1");
@@ -145,7 +155,7 @@ impl Daemon {
 
     /// What it has logged.
     pub fn log(&self) -> String {
-        fs::read_to_string(&self.stderr).unwrap()
+        fs::read_to_string(&self.stderr).unwrap_or_default()
     }
 
     /// Waits until it has logged this.
