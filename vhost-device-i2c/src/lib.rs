@@ -37,7 +37,7 @@ use crate::args::{Args, BusSpec, DeviceList, ReadOnly, Setting};
 use crate::check::Contradiction;
 use crate::device::Adapter;
 use crate::host::linux::{Linux, OpenError};
-use crate::host::sim::Sim;
+use crate::host::sim::{self, Sim};
 use crate::host::{Bus, BusId, Functionality, TIMEOUT_STEP, timeout_in_force};
 use crate::log::Log;
 
@@ -206,6 +206,16 @@ fn rounded(settings: &[Setting<NonZeroU32>]) -> Vec<String> {
     rounded.collect()
 }
 
+/// What is said of a temperature that an LM75 does not measure.
+fn rounded_temperature(degrees: f32) -> Option<String> {
+    let measured = sim::measured(degrees);
+    (measured != degrees).then(|| {
+        format!(
+            "--sim-temperature {degrees}: an LM75 measures in halves of a degree, so it is {measured}"
+        )
+    })
+}
+
 /// Applies a setting to the buses that it names: first what is for all, then what is for one.
 fn configure<T: Copy + Into<u32>>(
     option: &'static str,
@@ -322,6 +332,9 @@ impl Backend for I2c {
             sims: BTreeMap::new(),
             degrees: args.sim_temperature.unwrap_or(DEGREES),
         };
+        if let Some(line) = args.sim_temperature.and_then(rounded_temperature) {
+            ::log::warn!("{line}");
+        }
         let mut guests = check::lists(&args.device_list, count)?
             .into_iter()
             .enumerate()
@@ -466,6 +479,15 @@ mod tests {
                 "--timeout sim=11: adapters count in steps of 10 ms, so 20 ms are in force",
             ]
         );
+    }
+
+    #[test]
+    fn test_a_temperature_between_two_steps_is_told() {
+        let line = rounded_temperature(30.3).unwrap();
+        assert!(line.ends_with("so it is 30.5"), "{line}");
+        for measured in [30.5, -55.0, 125.0, 0.0] {
+            assert_eq!(rounded_temperature(measured), None);
+        }
     }
 
     #[test]

@@ -81,6 +81,11 @@ impl From<Trouble> for Errno {
     }
 }
 
+/// What an LM75 measures where it is as warm as this, in degrees Celsius.
+pub fn measured(degrees: f32) -> f32 {
+    Lm75::decode(Lm75::encode(degrees))
+}
+
 /// A simulated bus.
 #[derive(Debug)]
 pub struct Sim {
@@ -312,11 +317,15 @@ impl Lm75 {
     fn encode(degrees: f32) -> [u8; 2] {
         (((degrees * STEPS).round() as i16) << 7).to_be_bytes()
     }
+
+    fn decode(register: [u8; 2]) -> f32 {
+        f32::from(i16::from_be_bytes(register) >> 7) / STEPS
+    }
 }
 
 impl Chip for Lm75 {
     fn temperature(&self) -> Option<f32> {
-        Some(f32::from(i16::from_be_bytes(self.registers[0]) >> 7) / STEPS)
+        Some(Self::decode(self.registers[0]))
     }
 
     fn set_temperature(&mut self, degrees: f32) {
