@@ -66,6 +66,7 @@ pub(crate) fn run(arch: &'static Arch, keep: bool, stock: bool) -> Result<ExitCo
         Ok::<_, anyhow::Error>((images?, daemons?))
     })?;
     let ready = started.elapsed();
+    let stock = images.stock;
     let directory = TempDir::new()?;
     let is_shown = |section: &&Section| section.archs.iter().any(|own| own.name == arch.name);
     let sections: Vec<_> = SECTIONS.iter().filter(is_shown).collect();
@@ -78,7 +79,7 @@ pub(crate) fn run(arch: &'static Arch, keep: bool, stock: bool) -> Result<ExitCo
             daemons.as_deref(),
         )
     })?;
-    let mut report = Report::new(style::stdout());
+    let mut report = Report::new(style::stdout(), stock);
     for section in sections {
         report.begin(section.title);
         (section.show)(&mut guest, &mut report, directory.path())?;
@@ -154,13 +155,16 @@ fn boot(
 /// What is printed, and what should have been there and was not.
 struct Report {
     style: Style,
+    /// Whether the guest's kernel is Debian's own.
+    stock: bool,
     missing: Vec<String>,
 }
 
 impl Report {
-    fn new(style: Style) -> Self {
+    fn new(style: Style, stock: bool) -> Self {
         Self {
             style,
+            stock,
             missing: Vec::new(),
         }
     }
@@ -181,6 +185,11 @@ impl Report {
                 self.missing.push(what);
             }
         }
+    }
+
+    /// Says why something is not shown.
+    fn leave_out(&self, title: &str, why: &str) {
+        println!("  {title:<20}{}", self.style.faint(why));
     }
 
     /// The output is `expected`.

@@ -27,6 +27,8 @@ pub struct Arch {
     /// Whether the machine tells of itself in a device tree, in which more can
     /// be said.
     pub has_device_tree: bool,
+    /// Whether QEMU has an SCMI device for it, and Linux drivers for that.
+    pub has_scmi: bool,
     /// The kernel's name for the console on the first serial port.
     pub console: &'static str,
     /// Its name in the kernel's `ARCH=`.
@@ -54,6 +56,7 @@ impl Arch {
         qemu_package: "qemu-system-x86",
         machine: &["-machine", "q35,memory-backend=mem", "-cpu", "qemu64"],
         has_device_tree: false,
+        has_scmi: false,
         console: "ttyS0",
         kernel: "x86_64",
         cross_compiler: ("x86_64-linux-gnu-gcc", "gcc-x86-64-linux-gnu"),
@@ -76,6 +79,7 @@ impl Arch {
         qemu_package: "qemu-system-arm",
         machine: &["-machine", "virt,memory-backend=mem", "-cpu", "cortex-a57"],
         has_device_tree: true,
+        has_scmi: true,
         console: "ttyAMA0",
         kernel: "arm64",
         cross_compiler: ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),

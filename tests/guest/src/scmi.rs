@@ -8,6 +8,9 @@ pub const TREE: &str = include_str!("../trees/scmi.dts");
 pub const LIST_DRIVERS: &str = "for device in /sys/bus/scmi_protocol/devices/*; do \
     [ -e $device/driver ] && basename $(readlink -f $device/driver); done | sort";
 
+/// Those that cannot be had as modules of Debian's own kernel, which lacks what they stand on.
+pub const NOT_STOCK: [&str; 2] = ["scmi-powercap", "scmi-system-power"];
+
 /// What that lists when the guest has them all.
 pub const DRIVERS: [&str; 10] = [
     "scmi-clocks",

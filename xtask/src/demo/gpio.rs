@@ -24,14 +24,15 @@ const CHIP: &str = "sim:4,0=out,1=in,2=led,3=button,loop=0-1";
 /// What the control socket tells when the light goes on.
 const LED: &str = "changed led 1";
 
+// The chip is named by its label, that of the third virtio device: it may not be the first chip.
 // Busybox has no such programs, but these are named by their paths as the others are.
-const LINES_OF_CHIP: &str = "/usr/bin/gpioinfo gpiochip0";
-const LOOP: &str = "/usr/bin/gpioset --mode=signal gpiochip0 0=1 & holder=$!; \
-    until [ \"$(/usr/bin/gpioget gpiochip0 1)\" = 1 ] || ! kill -0 $holder; do :; done; \
-    /usr/bin/gpioget gpiochip0 1; kill $holder";
-const LED_ON: &str = "/usr/bin/gpioset --mode=signal gpiochip0 2=1 & echo $! > /tmp/led";
+const LINES_OF_CHIP: &str = "/usr/bin/gpioinfo virtio2";
+const LOOP: &str = "/usr/bin/gpioset --mode=signal virtio2 0=1 & holder=$!; \
+    until [ \"$(/usr/bin/gpioget virtio2 1)\" = 1 ] || ! kill -0 $holder; do :; done; \
+    /usr/bin/gpioget virtio2 1; kill $holder";
+const LED_ON: &str = "/usr/bin/gpioset --mode=signal virtio2 2=1 & echo $! > /tmp/led";
 const LED_OFF: &str = "kill $(cat /tmp/led)";
-const MONITOR: &str = "/usr/bin/gpiomon --num-events=4 --format='%o %e' gpiochip0 3 > /tmp/edges &";
+const MONITOR: &str = "/usr/bin/gpiomon --num-events=4 --format='%o %e' virtio2 3 > /tmp/edges &";
 const MONITOR_RUNS: &str = "pidof gpiomon";
 const EDGES: &str = "sort -u /tmp/edges; wc -l < /tmp/edges";
 /// Line 3, falling and rising; and how many.

@@ -41,6 +41,8 @@ pub(crate) struct Kernel {
     pub(crate) image: PathBuf,
     /// The directory with its modules.
     pub(crate) modules: PathBuf,
+    /// Whether it is Debian's own.
+    pub(crate) stock: bool,
 }
 
 /// The kernel, when it is in the cache.
@@ -49,6 +51,7 @@ pub(crate) fn find(arch: &Arch, cache: &Cache) -> Result<Option<Kernel>> {
     Ok(path.map(|path| Kernel {
         image: path.join("image"),
         modules: path.join("modules"),
+        stock: false,
     }))
 }
 

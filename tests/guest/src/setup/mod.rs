@@ -52,6 +52,8 @@ pub struct Images {
     pub arch: &'static Arch,
     /// The kernel image.
     pub kernel: PathBuf,
+    /// Whether the kernel is Debian's own, which has fewer drivers than the tests'.
+    pub stock: bool,
     /// What emulates the guest's machine.
     pub(crate) qemu: Qemu,
     modules: PathBuf,
@@ -179,6 +181,7 @@ fn look_with(arch: &'static Arch, kernel: Option<Kernel>, cache: &Cache) -> Resu
     Ok(Some(Images {
         arch,
         kernel: kernel.image,
+        stock: kernel.stock,
         qemu,
         modules: kernel.modules,
         busybox,

@@ -88,8 +88,6 @@ struct Driver {
     files: &'static [&'static str],
 }
 
-const COMMON: [&str; 4] = ["virtio-rng", "i2c-dev", "at24", "lm75"];
-
 const I2C: Driver = Driver {
     module: "i2c-virtio",
     files: &["drivers/i2c/busses/i2c-virtio.c"],
@@ -98,12 +96,66 @@ const GPIO: Driver = Driver {
     module: "gpio-virtio",
     files: &["drivers/gpio/gpio-virtio.c"],
 };
+/// SCMI's transport. What it carries messages for is in Debian's kernels for Arm.
+const SCMI: Driver = Driver {
+    module: "scmi_transport_virtio",
+    files: &[
+        "drivers/firmware/arm_scmi/transports/virtio.c",
+        "drivers/firmware/arm_scmi/common.h",
+        "drivers/firmware/arm_scmi/notify.h",
+        "drivers/firmware/arm_scmi/protocols.h",
+    ],
+};
 
 impl Stock {
-    fn of(_arch: &Arch) -> Self {
+    fn of(arch: &Arch) -> Self {
+        if !arch.has_scmi {
+            return Self {
+                shipped: &["virtio-rng", "i2c-dev", "at24", "lm75"],
+                built: &[I2C, GPIO],
+            };
+        }
         Self {
-            shipped: &COMMON,
-            built: &[I2C, GPIO],
+            shipped: &[
+                "virtio-rng",
+                "i2c-dev",
+                "at24",
+                "lm75",
+                "industrialio",
+                "kfifo_buf",
+                "cpufreq_userspace",
+            ],
+            built: &[
+                I2C,
+                GPIO,
+                Driver {
+                    module: "scmi-hwmon",
+                    files: &["drivers/hwmon/scmi-hwmon.c"],
+                },
+                Driver {
+                    module: "scmi_iio",
+                    files: &["drivers/iio/common/scmi_sensors/scmi_iio.c"],
+                },
+                Driver {
+                    module: "scmi-cpufreq",
+                    files: &["drivers/cpufreq/scmi-cpufreq.c"],
+                },
+                Driver {
+                    module: "scmi-regulator",
+                    files: &["drivers/regulator/scmi-regulator.c"],
+                },
+                // Consumers whose voltage a user sets, and that he switches.
+                Driver {
+                    module: "virtual",
+                    files: &["drivers/regulator/virtual.c"],
+                },
+                Driver {
+                    module: "userspace-consumer",
+                    files: &["drivers/regulator/userspace-consumer.c"],
+                },
+                // The last: with it come the devices.
+                SCMI,
+            ],
         }
     }
 
@@ -114,12 +166,6 @@ impl Stock {
             format!("obj-m += {module}.o\n{module}-y := {object}\n")
         });
         lines.collect()
-    }
-
-    /// The names of the modules that are built.
-    fn names(&self) -> String {
-        let names: Vec<_> = self.built.iter().map(|driver| driver.module).collect();
-        names.join(", ")
     }
 }
 
@@ -141,6 +187,7 @@ pub(crate) fn find(arch: &Arch, cache: &Cache) -> Result<Option<Kernel>> {
     Ok(path.map(|path| Kernel {
         image: path.join("image"),
         modules: path.join("modules"),
+        stock: true,
     }))
 }
 
@@ -276,8 +323,8 @@ impl Making<'_> {
         let own = self.own.download_as(&title, SOURCE, &package)?;
         let source = self.source();
         fs::create_dir(&source)?;
-        let title = format!("Taking {} out of the source", self.stock.names());
-        self.progress.step(&title, |step| {
+        let title = "Taking the drivers that it lacks out of the source";
+        self.progress.step(title, |step| {
             let mut command = Command::new("sh");
             command.args(["-c", EXTRACT, "sh"]).arg(own).arg(SOURCE);
             let files = self.stock.built.iter().flat_map(|driver| driver.files);
@@ -330,7 +377,7 @@ impl Making<'_> {
         if described.exists() {
             fs::remove_file(described)?;
         }
-        let title = format!("Building {}", self.stock.names());
+        let title = format!("Building these {} drivers", self.stock.built.len());
         self.progress.step(&title, |step| {
             let mut command = Command::new("make");
             let jobs = thread::available_parallelism().map_or(1, usize::from);
