@@ -15,6 +15,7 @@ use rustix::fs::{FlockOperation, OFlags};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit, setrlimit};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use support::{PROGRAM, options, request, submit, submit_buffers};
+use vhost_device_driver::guest::{SESSION_STEPS, Step};
 use vhost_device_driver::protocol::{VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, bits};
 use vhost_device_driver::{Buffer, Driver, Frontend};
 use vhost_device_rig::{Daemon, entries, wait_for_exit, wait_until};
@@ -89,6 +90,41 @@ fn test_features_are_withheld() {
     assert_eq!(all & (packed | in_order), packed | in_order);
     let fewer = offered(&["--without", "packed,in-order"]);
     assert_eq!(fewer, all & !(packed | in_order));
+}
+
+/// What is wrong is known to neither side: the log says what to look at.
+#[test]
+fn test_a_front_end_that_shares_no_memory_is_told_of() {
+    // The lines of a guest are limited, so there are two.
+    let daemon = PROGRAM.start(&["-c", "2"]);
+    let connect = |socket: &str| {
+        let frontend = Frontend::connect(daemon.path(socket)).unwrap();
+        let mut guest = Driver::prepare(frontend, options());
+        guest.run(&SESSION_STEPS[..5]).unwrap();
+        guest.frontend.set_need_reply(false);
+        guest
+    };
+    let wait_for = |guest: u32, why: &str| {
+        let said = format!("guest {guest}: {why}: does the front-end share its guest's memory?");
+        daemon.wait_for_log(&said);
+        let log = daemon.log();
+        let line = log.lines().find(|line| line.contains(&said)).unwrap();
+        assert!(line.contains("share=on"), "{line}");
+    };
+
+    // QEMU leaves out what has no file or is mapped privately, which may be all of it.
+    let guest = connect("s0");
+    guest.queue_step(0, Step::Num).unwrap();
+    guest.queue_step(0, Step::Addr).unwrap();
+    wait_for(
+        0,
+        "a vring outside of all memory that the front-end has told of",
+    );
+
+    let guest = connect("s1");
+    guest.frontend.set_mem_table_raw(0, &[], &[]).unwrap();
+    wait_for(1, "a memory table without any memory");
+    daemon.stop();
 }
 
 #[test]

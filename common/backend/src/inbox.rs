@@ -27,6 +27,8 @@ const MAX_BODY: usize = 0x1000;
 const REPLY: u32 = 1 << 2;
 const NEED_REPLY: u32 = 1 << 3;
 const VERSION: u32 = 1;
+/// The length of a `SET_MEM_TABLE` without regions: their number and padding.
+const NO_REGIONS: usize = 8;
 /// The body of `SET_VRING_ADDR`: index, flags, then descriptor, used, available and log address.
 const VRING_ADDR: usize = 40;
 
@@ -43,6 +45,8 @@ pub(crate) enum Inbox {
     NoRoomForFds,
     /// A message that must fail: ring addresses that are misaligned.
     Misaligned(Header),
+    /// A memory table without any memory, for the message layer to refuse.
+    NoMemory,
     /// A message about the configuration, which must fail if the front-end may not send it.
     Config(Header),
 }
@@ -106,6 +110,9 @@ pub(crate) fn look(stream: &UnixStream) -> Result<Inbox, Errno> {
             return Ok(Inbox::Misaligned(header));
         }
     }
+    if header.request == FrontendReq::SET_MEM_TABLE as u32 && header.size == NO_REGIONS {
+        return Ok(Inbox::NoMemory);
+    }
     let config = [FrontendReq::GET_CONFIG, FrontendReq::SET_CONFIG];
     let is_config = config
         .iter()
@@ -124,8 +131,8 @@ enum Peeked {
 }
 
 /// The header that is in the socket. The kernel shows file descriptors too: those of the first
-/// message that has any, whether it is this one or one behind it. File descriptors that do not fit the message layer are
-/// found here: it would take them for a passing shortage and wait for more.
+/// message that has any, whether it is this one or one behind it. Those that do not fit the message
+/// layer are found here: it would take them for a passing shortage and wait for more.
 fn peek_header(stream: &UnixStream) -> Result<Peeked, Errno> {
     let mut bytes = [0; HEADER];
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_ATTACHED_FD_ENTRIES + 1))];

@@ -73,6 +73,7 @@ pub struct Logs {
     bad_chains: RateLimit,
     bad_rings: RateLimit,
     bad_messages: RateLimit,
+    no_memory: RateLimit,
 }
 
 /// How a session came to its end.
@@ -367,6 +368,11 @@ impl<D: Device> Loop<D> {
                     self.refuse(header, "CONFIG was not negotiated")?;
                 }
                 Inbox::Config(_) => self.handle_message()?,
+                Inbox::NoMemory => {
+                    self.session()
+                        .shares_no_memory("a memory table without any memory");
+                    self.handle_message()?;
+                }
                 Inbox::Incomplete if self.hung_up => return self.hang_up().map(Some),
                 Inbox::Incomplete => {
                     self.readable = false;
@@ -483,6 +489,19 @@ impl<D: Device> Session<D> {
     pub(crate) fn refused(&mut self, why: impl std::fmt::Display) {
         let line = format_args!("{}: refused a message of the front-end: {why}", self.name);
         limited!(self.logs.bad_messages, Warn, "{line}");
+    }
+
+    /// The front-end cannot have meant what it did: it has not shared its guest's memory. QEMU tells
+    /// of regions that are mapped shared and have a file only, and with memory slots it does not mind
+    /// if there are none.
+    fn shares_no_memory(&self, why: &str) {
+        limited!(
+            self.logs.no_memory,
+            Warn,
+            "{}: {why}: does the front-end share its guest's memory? QEMU does with -object \
+             memory-backend-memfd,id=mem,size=SIZE,share=on and -machine TYPE,memory-backend=mem",
+            self.name
+        );
     }
 
     /// The features, for the front-end.
@@ -660,9 +679,12 @@ impl<D: Device> Session<D> {
         let memory = self.memory.clone();
         let table = self.table.clone();
         let vring = self.vring(index)?;
-        vring
-            .set_addresses(addresses, &table, &memory, features)
-            .map_err(|source| MessageError::Vring { index, source })?;
+        let set = vring.set_addresses(addresses, &table, &memory, features);
+        if let Err(VringError::Unmapped { .. }) = set {
+            self.shares_no_memory("a vring outside of all memory that the front-end has told of");
+        }
+        set.map_err(|source| MessageError::Vring { index, source })?;
+        let vring = self.vring(index)?;
         vring.log = log;
         self.log_writes();
         self.wake(index);
