@@ -3,6 +3,7 @@
 mod arm64;
 mod cargo;
 mod demo;
+mod dependencies;
 #[cfg(test)]
 mod docs;
 mod fuzz;
@@ -56,10 +57,10 @@ enum Command {
     /// The last line counts the tests: "N passed, N failed". A step that fails
     /// without a test that does counts as one failed. Does the guests' set-up
     /// when it is missing (see `setup`) and that for arm64 (see `arm64 setup`),
-    /// installs cargo-deny and cargo-fuzz into the same cache, and valgrind with
+    /// installs cargo-fuzz into the same cache, and valgrind with
     /// apt.
     Test {
-        /// Leave out what needs guests, arm64, their set-up, valgrind, cargo-deny and cargo-fuzz
+        /// Leave out what needs guests, arm64, their set-up, valgrind and cargo-fuzz
         #[arg(long)]
         quick: bool,
     },

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: the steps, and the count of the tests in them.
 
+use std::env;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::ops::AddAssign;
@@ -8,12 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use vhost_device_guest::Arch;
-use vhost_device_guest::setup::{self, Arm64, Progress};
+use vhost_device_guest::setup::{self, Arm64, Background, Progress};
 
-use crate::{arm64, cargo, demo, fuzz, style, valgrind};
-
-/// The version of cargo-deny that checks what is depended on.
-const CARGO_DENY: &str = "0.20.2";
+use crate::{arm64, cargo, demo, dependencies, fuzz, style, valgrind};
 
 /// How many inputs each fuzz target gets: some tens of seconds.
 const FUZZ_RUNS: u64 = 200_000;
@@ -49,7 +47,7 @@ enum Action {
     /// Runs the tests of the queue, the session and the devices under qemu-user.
     Arm64,
     /// Runs the demo in a guest of this architecture.
-    Demo(&'static Arch),
+    Demo { arch: &'static Arch, stock: bool },
 }
 
 /// All of them, in the order in which they run: the quick ones first.
@@ -99,7 +97,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         title: "dependencies",
-        slow: true,
+        slow: false,
         action: Action::Dependencies,
     },
     Step {
@@ -145,12 +143,26 @@ const STEPS: &[Step] = &[
     Step {
         title: "demo",
         slow: true,
-        action: Action::Demo(&Arch::X86_64),
+        action: Action::Demo {
+            arch: &Arch::X86_64,
+            stock: false,
+        },
     },
     Step {
         title: "demo on aarch64",
         slow: true,
-        action: Action::Demo(&Arch::AARCH64),
+        action: Action::Demo {
+            arch: &Arch::AARCH64,
+            stock: false,
+        },
+    },
+    Step {
+        title: "demo as it is the first time, on Debian's own kernel",
+        slow: true,
+        action: Action::Demo {
+            arch: &Arch::X86_64,
+            stock: true,
+        },
     },
 ];
 
@@ -160,9 +172,13 @@ pub(crate) fn run(quick: bool) -> ExitCode {
     let started = Instant::now();
     let mut counts = Counts::default();
     let mut well = true;
+    let mut setup = match quick {
+        true => None,
+        false => set_up_in_background(),
+    };
     let mut steps = STEPS.iter().filter(|step| !(quick && step.slow));
     for step in steps.by_ref() {
-        well = run_step(step, &mut counts);
+        well = run_step(step, &mut counts, &mut setup);
         if !well {
             // A step that fails without a test that does is a failure too.
             counts.failed = counts.failed.max(1);
@@ -189,12 +205,22 @@ pub(crate) fn run(quick: bool) -> ExitCode {
     }
 }
 
+/// Begins with what guests need: their kernels are built while tests run that need none, which have
+/// the processors first.
+fn set_up_in_background() -> Option<Background> {
+    let own = env::current_exe().ok()?;
+    let mut command = Command::new("nice");
+    command.args(["-n", "10"]).arg(own).arg("setup");
+    // If it does not start, the step does it.
+    Background::start(&mut command).ok()
+}
+
 /// Runs a step, adds its tests, and says whether it passed.
-fn run_step(step: &Step, counts: &mut Counts) -> bool {
+fn run_step(step: &Step, counts: &mut Counts, setup: &mut Option<Background>) -> bool {
     let style = style::stdout();
     println!("\n{}", style.bold(&format!("== {}", step.title)));
     let started = Instant::now();
-    let result = step.action.run(counts);
+    let result = step.action.run(counts, setup);
     let time = minutes(started.elapsed());
     match result {
         Ok(()) => {
@@ -213,43 +239,30 @@ fn run_step(step: &Step, counts: &mut Counts) -> bool {
 }
 
 impl Action {
-    fn run(&self, counts: &mut Counts) -> Result<()> {
+    fn run(&self, counts: &mut Counts, setup: &mut Option<Background>) -> Result<()> {
         match self {
             Self::Cargo(args) => cargo::run(args),
             Self::Doc => document(),
             Self::Tests(args) => test(args, counts),
-            Self::Dependencies => deny(),
+            Self::Dependencies => dependencies::check(),
             Self::Fuzz => fuzz::run(None, Some(FUZZ_RUNS)),
             Self::Valgrind => valgrind::check_memory(counts),
             Self::Instructions => valgrind::count_instructions(),
-            Self::SetUp => setup::run(Arch::ALL, &Progress::new()),
+            Self::SetUp => {
+                if let Some(background) = setup.take() {
+                    background.wait()?;
+                }
+                setup::run(Arch::ALL, &Progress::new())
+            }
             Self::SetUpArm64 => Arm64::set_up(&Progress::new()).map(drop),
             Self::Arm64 => arm64::test(counts),
-            Self::Demo(arch) => {
-                let status = demo::run(arch, false, false)?;
+            Self::Demo { arch, stock } => {
+                let status = demo::run(arch, false, *stock)?;
                 ensure!(status == ExitCode::SUCCESS, "the guest missed something");
                 Ok(())
             }
         }
     }
-}
-
-/// The advisories are left out: their database is not a package that could be pinned.
-fn deny() -> Result<()> {
-    let program = setup::install_crate("cargo-deny", CARGO_DENY, &Progress::new())?;
-    // What other systems depend on is looked at too, and no build has downloaded it.
-    cargo::run(&["fetch", "--locked"])?;
-    let args = ["--offline", "check", "--hide-inclusion-graph"];
-    let status = Command::new(program)
-        .args(args)
-        .args(["bans", "licenses", "sources"])
-        .current_dir(cargo::workspace())
-        .status();
-    ensure!(
-        status.context("cannot run cargo-deny")?.success(),
-        "`cargo deny check` failed: see deny.toml"
-    );
-    Ok(())
 }
 
 fn document() -> Result<()> {

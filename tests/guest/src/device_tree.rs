@@ -62,13 +62,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::Arch;
-    use crate::setup;
-
-    /// The set-up's compiler.
-    fn dtc() -> Result<Command> {
-        setup::find(&Arch::AARCH64)?.qemu.dtc()
-    }
+    use crate::setup::find_dtc as dtc;
 
     /// A tree that is compiled.
     fn own(directory: &TempDir) -> std::path::PathBuf {

@@ -18,7 +18,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::apt::{Apt, Tool};
-use super::cache::{Cache, Entry, LockedCache};
+use super::cache::{Cache, Entry, LockedCache, Purpose};
 use super::packages::{Packages, Pin};
 use super::progress::Progress;
 
@@ -117,7 +117,7 @@ impl Arm64 {
         if let Some(found) = Self::look(&cache)? {
             return Ok(found);
         }
-        let cache = cache.lock(progress)?;
+        let cache = cache.lock(Purpose::Arm64, progress)?;
         let apt = Apt::new(&cache, progress);
         apt.install_tools("building for arm64", &TOOLS)?;
         extract(&cache, &apt, progress)?;

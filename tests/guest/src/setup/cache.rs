@@ -4,7 +4,7 @@
 //! of all that the entry is made of, so that an entry made of something else
 //! is not taken for it. Whatever else is kept has a path of its own. All are
 //! made in a temporary directory and renamed into place: what is there is
-//! whole.
+//! whole. One process at a time makes what is for one [`Purpose`].
 
 use std::env;
 use std::fs::{self, File, TryLockError};
@@ -15,17 +15,42 @@ use tempfile::TempDir;
 
 use super::progress::Progress;
 
-/// The names of temporary directories begin with this.
-const TEMPORARY: &str = "making-";
+/// What something in the cache is for. What is for one purpose can take long; that for another does
+/// not wait for it.
+#[derive(Clone, Copy)]
+pub(crate) enum Purpose {
+    /// Guests, with their kernels.
+    Guests,
+    /// Programs for arm64.
+    Arm64,
+    /// Programs and libraries that are run here, or installed.
+    Programs,
+}
+
+impl Purpose {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Guests => "guests",
+            Self::Arm64 => "arm64",
+            Self::Programs => "programs",
+        }
+    }
+
+    /// What the names of temporary directories begin with.
+    fn temporary(self) -> String {
+        format!("making-{}-", self.name())
+    }
+}
 
 /// The cache, for looking.
 pub(crate) struct Cache {
     root: PathBuf,
 }
 
-/// The cache, for making entries: at most one process has it so.
+/// The cache, for making entries for a purpose: at most one process has it so.
 pub(crate) struct LockedCache {
     cache: Cache,
+    purpose: Purpose,
     _lock: File,
 }
 
@@ -71,9 +96,9 @@ impl Cache {
         Ok(Self { root })
     }
 
-    /// Waits until no other process makes entries.
-    pub(crate) fn lock(self, progress: &Progress) -> Result<LockedCache> {
-        let path = self.root.join("lock");
+    /// Waits until no other process makes entries for this purpose.
+    pub(crate) fn lock(self, purpose: Purpose, progress: &Progress) -> Result<LockedCache> {
+        let path = self.root.join(format!("lock-{}", purpose.name()));
         let lock = File::create(&path);
         let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
         match lock.try_lock() {
@@ -85,6 +110,7 @@ impl Cache {
         }
         let locked = LockedCache {
             cache: self,
+            purpose,
             _lock: lock,
         };
         locked.remove_leftovers()?;
@@ -131,7 +157,7 @@ impl LockedCache {
     /// A directory for work, gone when dropped.
     pub(crate) fn temporary(&self) -> Result<TempDir> {
         tempfile::Builder::new()
-            .prefix(TEMPORARY)
+            .prefix(&self.purpose.temporary())
             .tempdir_in(&self.cache.root)
             .context("cannot make a directory in the cache")
     }
@@ -154,15 +180,40 @@ impl LockedCache {
         Ok(path)
     }
 
-    /// What a set-up left behind that was ended in the middle.
+    /// What a set-up for the same purpose left behind that was ended in the middle.
     fn remove_leftovers(&self) -> Result<()> {
         for path in self.cache.directories()? {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with(TEMPORARY) {
+            if name.starts_with(&self.purpose.temporary()) {
                 fs::remove_dir_all(&path)
                     .with_context(|| format!("cannot remove {}", path.display()))?;
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_for_another_purpose_is_neither_waited_for_nor_taken_for_a_leftover() {
+        let directory = TempDir::new().unwrap();
+        let lock = |purpose| {
+            let cache = Cache::at(directory.path().to_owned()).unwrap();
+            cache.lock(purpose, &Progress::new()).unwrap()
+        };
+        let guests = lock(Purpose::Guests);
+        let work = guests.temporary().unwrap();
+        let programs = lock(Purpose::Programs);
+        assert!(work.path().exists());
+        drop((guests, programs));
+        // As when the process was killed.
+        let left = work.keep();
+        drop(lock(Purpose::Programs));
+        assert!(left.exists());
+        drop(lock(Purpose::Guests));
+        assert!(!left.exists());
     }
 }

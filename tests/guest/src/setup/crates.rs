@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use super::apt::{Apt, Tool};
-use super::cache::{Cache, LockedCache};
+use super::cache::{Cache, LockedCache, Purpose};
 use super::packages::Pin;
 use super::progress::Progress;
 
@@ -77,7 +77,7 @@ impl Program<'_> {
         if let Some(program) = self.find(&cache) {
             return Ok(program);
         }
-        let cache = cache.lock(progress)?;
+        let cache = cache.lock(Purpose::Programs, progress)?;
         // Another process may have installed it before it let go of the lock.
         if let Some(program) = self.find(cache.cache()) {
             return Ok(program);
@@ -220,7 +220,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "tool 1.2.3\n");
         assert_eq!(run(&cache, "false", &calls).unwrap(), expected);
         assert_eq!(calls.get(), 1);
-        assert_eq!(names(cache.path()), ["lock", "programs"]);
+        assert_eq!(names(cache.path()), ["lock-programs", "programs"]);
     }
 
     #[test]
@@ -249,6 +249,6 @@ mod tests {
         let error = run(&cache, "mkdir -p \"$root/bin\"", &calls).unwrap_err();
         assert!(error.to_string().contains("has no program tool"));
         assert_eq!(calls.get(), 3);
-        assert_eq!(names(cache.path()), ["lock"]);
+        assert_eq!(names(cache.path()), ["lock-programs"]);
     }
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::apt::{Apt, Tool};
-use super::cache::{Cache, Entry, LockedCache};
+use super::cache::{Cache, Entry, LockedCache, Purpose};
 use super::packages::{Packages, Pin};
 use super::progress::Progress;
 
@@ -71,7 +71,7 @@ pub fn build_library(library: &Library, progress: &Progress) -> Result<PathBuf> 
     if let Some(path) = library.find(&cache)? {
         return Ok(path);
     }
-    let cache = cache.lock(progress)?;
+    let cache = cache.lock(Purpose::Programs, progress)?;
     // Another process may have built it before it let go of the lock.
     if library.find(cache.cache())?.is_none() {
         library.build(&cache, progress)?;
@@ -191,7 +191,7 @@ mod tests {
     fn a_library_is_found_that_was_made_of_the_same() {
         let directory = tempfile::tempdir().unwrap();
         let cache = Cache::at(directory.path().to_owned()).unwrap();
-        let cache = cache.lock(&Progress::new()).unwrap();
+        let cache = cache.lock(Purpose::Programs, &Progress::new()).unwrap();
         assert_eq!(LIBRARY.find(cache.cache()).unwrap(), None);
         let work = cache.temporary().unwrap();
         let made = work.path().join("made");

@@ -14,6 +14,7 @@
 
 mod apt;
 mod arm64;
+mod background;
 mod busybox;
 mod cache;
 mod cpio;
@@ -36,7 +37,8 @@ use crate::arch::Arch;
 use crate::programs::Programs;
 use apt::{Apt, Tool};
 pub use arm64::{Arm64, TARGET as ARM64_TARGET};
-use cache::Cache;
+pub use background::Background;
+use cache::{Cache, Purpose};
 pub use crates::{Build, install_crate, install_crate_with};
 use kernel::Kernel;
 pub use library::{Library, Origin, build_library};
@@ -82,7 +84,7 @@ pub fn run(archs: &[&'static Arch], progress: &Progress) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let cache = cache.lock(progress)?;
+    let cache = cache.lock(Purpose::Guests, progress)?;
     let apt = Apt::new(&cache, progress);
     let newer = Packages::newer(&cache, progress);
     for arch in &missing {
@@ -110,7 +112,7 @@ pub fn run_quickly(arch: &'static Arch, stock: bool, progress: &Progress) -> Res
     if let Some(found) = look_quickly(arch, stock, &cache)? {
         return Ok(found);
     }
-    let locked = cache.lock(progress)?;
+    let locked = cache.lock(Purpose::Guests, progress)?;
     let own = Packages::own(&locked, progress);
     let newer = Packages::newer(&locked, progress);
     let foreign = Packages::foreign(&locked, progress, arch.debian);
@@ -150,7 +152,7 @@ pub fn require(
     program: &'static str,
     progress: &Progress,
 ) -> Result<()> {
-    let cache = Cache::open()?.lock(progress)?;
+    let cache = Cache::open()?.lock(Purpose::Programs, progress)?;
     Apt::new(&cache, progress).install_tools(purpose, &[Tool::program(package, program)])
 }
 
@@ -162,6 +164,14 @@ pub fn find(arch: &'static Arch) -> Result<Images> {
             arch.name
         )
     })
+}
+
+/// A command that runs the compiler of device trees, which comes with QEMU.
+#[cfg(test)]
+pub(crate) fn find_dtc() -> Result<std::process::Command> {
+    let qemu = Qemu::find(&Arch::AARCH64, &Cache::open()?)?;
+    qemu.context("there is no QEMU: run `cargo xtask setup`")?
+        .dtc()
 }
 
 fn look(arch: &'static Arch, cache: &Cache) -> Result<Option<Images>> {

@@ -432,7 +432,7 @@ pub(super) fn deb_version(path: &Path) -> Result<String> {
 mod tests {
     use tempfile::TempDir;
 
-    use super::super::cache::Cache;
+    use super::super::cache::{Cache, Purpose};
     use super::*;
 
     #[test]
@@ -464,7 +464,7 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let progress = Progress::new();
         let cache = Cache::at(directory.path().to_owned()).unwrap();
-        let cache = cache.lock(&progress).unwrap();
+        let cache = cache.lock(Purpose::Guests, &progress).unwrap();
         let own = settings(&Packages::own(&cache, &progress));
         let mut foreign = settings(&Packages::foreign(&cache, &progress, "arm64"));
         let more = foreign.split_off(own.len());
