@@ -572,9 +572,11 @@ fn test_a_hangup_without_a_terminal_is_ignored() {
     daemon.stop();
 }
 
-#[test]
-fn v9_a_terminal_that_goes_ends_the_daemon_as_sigterm_does() {
-    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+/// Starts the daemon in a session of its own, with a terminal of its own, by the words `prefix`
+/// before it. The terminal goes when what is returned with the daemon is dropped.
+fn start_on_a_terminal(prefix: &[&str]) -> (OwnedFd, Daemon) {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let terminal = openpt(flags).unwrap();
     grantpt(&terminal).unwrap();
     unlockpt(&terminal).unwrap();
     let side = ptsname(&terminal, Vec::new()).unwrap();
@@ -585,13 +587,18 @@ fn v9_a_terminal_that_goes_ends_the_daemon_as_sigterm_does() {
         .open(side.to_str().unwrap())
         .unwrap();
     let directory = tempfile::tempdir().unwrap();
-    // In a session of its own, with this terminal.
+    let program = PROGRAM.command();
     let mut command = Command::new("setsid");
-    command.arg("--ctty").arg(PROGRAM.command().get_program());
-    command.args(PROGRAM.command().get_args());
+    command.arg("--ctty").args(prefix);
+    command.arg(program.get_program()).args(program.get_args());
     command.arg("-s").arg(directory.path().join("s"));
-    command.stdin(side);
-    let mut daemon = Daemon::spawn(command, directory);
+    command.stdin(side).stdout(Stdio::null());
+    (terminal, Daemon::spawn(command, directory))
+}
+
+#[test]
+fn v9_a_terminal_that_goes_ends_the_daemon_as_sigterm_does() {
+    let (terminal, mut daemon) = start_on_a_terminal(&[]);
     let mut guest = daemon.guest("s", options());
     assert_eq!(request(&mut guest, 8).len(), 8);
     drop(terminal);
@@ -603,6 +610,17 @@ fn v9_a_terminal_that_goes_ends_the_daemon_as_sigterm_does() {
         daemon.log()
     );
     assert_eq!(entries(daemon.directory.path()), ["notify", "stderr"]);
+}
+
+#[test]
+fn test_nohup_has_the_daemon_outlive_its_terminal() {
+    let (terminal, mut daemon) = start_on_a_terminal(&["nohup"]);
+    drop(terminal);
+    assert_eq!(request(&mut daemon.guest("s", options()), 8).len(), 8);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    // Had it been there, it would have been read first.
+    assert!(!daemon.log().contains("SIGHUP"), "{}", daemon.log());
 }
 
 #[test]

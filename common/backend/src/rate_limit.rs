@@ -51,11 +51,6 @@ impl RateLimit {
             ),
         }
     }
-
-    /// Writes `line` as a warning, if one may be written now.
-    pub fn warn(&self, line: impl fmt::Display) {
-        self.write(log::Level::Warn, module_path!(), format_args!("{line}"));
-    }
 }
 
 /// Writes a line of the log, of the module that this is written in, if a

@@ -74,6 +74,8 @@ pub struct Logs {
     bad_rings: RateLimit,
     bad_messages: RateLimit,
     no_memory: RateLimit,
+    beginnings: RateLimit,
+    ends: RateLimit,
 }
 
 /// How a session came to its end.
@@ -655,7 +657,12 @@ impl<D: Device> Session<D> {
             self.forget_inflight(index);
         }
         if begins_anew && !self.runs() {
-            log::debug!("{}: the driver begins anew", self.name);
+            limited!(
+                self.logs.beginnings,
+                Debug,
+                "{}: the driver begins anew",
+                self.name
+            );
             // Once for all of its vrings.
             for vring in &mut self.vrings {
                 vring.stopped_at = None;
@@ -1039,7 +1046,12 @@ impl<D: Device> Session<D> {
         self.check_stopped()?;
         let has_begun = self.accepted.is_some() || self.vrings.iter().any(Vring::is_set_up);
         if has_begun {
-            log::debug!("{}: the front-end begins anew", self.name);
+            limited!(
+                self.logs.beginnings,
+                Debug,
+                "{}: the front-end begins anew",
+                self.name
+            );
             self.reset();
         }
         self.log = None;
@@ -1190,7 +1202,7 @@ impl<D: Device> Session<D> {
 
 impl<D> Drop for Session<D> {
     fn drop(&mut self) {
-        log::debug!("{}: session ends", self.name);
+        limited!(self.logs.ends, Debug, "{}: session ends", self.name);
     }
 }
 

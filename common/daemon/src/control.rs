@@ -191,47 +191,6 @@ fn serve_client(client: &mut Client, control: &mut dyn Control) -> Result<(), Go
     client.flush()
 }
 
-/// Listens at `path`, and answers each line by `obey`: for a daemon that has no [`Control`] yet.
-///
-/// # Errors
-/// When the path cannot be had.
-pub fn start(
-    path: &Path,
-    obey: impl Fn(&str) -> Answer + Send + 'static,
-) -> Result<Listener, ControlError> {
-    use std::io::{BufRead, BufReader, Read, Write};
-    let listener = bind(path, Some(Mode::RUSR | Mode::WUSR))?;
-    let socket = listener.socket().map_err(ControlError::Thread)?;
-    socket
-        .set_nonblocking(false)
-        .map_err(ControlError::Thread)?;
-    let talk = move |stream: &UnixStream| -> io::Result<()> {
-        let mut input = BufReader::new(stream);
-        let mut output = stream;
-        let mut line = Vec::new();
-        while input.by_ref().take(256).read_until(b'\n', &mut line)? > 0 {
-            match obey(String::from_utf8_lossy(&line).trim()) {
-                Ok(answer) => writeln!(output, "{answer}")?,
-                Err(why) => writeln!(output, "error: {why}")?,
-            }
-            line.clear();
-        }
-        Ok(())
-    };
-    let thread = thread::Builder::new().name("control".to_owned());
-    thread
-        .spawn(move || {
-            loop {
-                match socket.accept() {
-                    Ok((stream, _)) => drop(talk(&stream)),
-                    Err(_) => thread::sleep(PAUSE),
-                }
-            }
-        })
-        .map_err(ControlError::Thread)?;
-    Ok(listener)
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead, BufReader, Write};

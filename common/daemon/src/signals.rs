@@ -1,7 +1,8 @@
 //! The signals that a daemon handles, as a file descriptor among the others.
 //!
 //! SIGTERM and SIGINT end it. SIGHUP ends it if it was started on a terminal, which has gone then;
-//! without one it means nothing yet. SIGQUIT and all others do what the system has them do. The
+//! without one it means nothing yet. `nohup` has it ignored, and so it is: it must not be blocked
+//! then, as a signal that is blocked is never ignored. SIGQUIT and all others do what the system has them do. The
 //! standard library ignores SIGPIPE from the start: a write to somebody who has gone fails.
 
 use std::io;
@@ -35,7 +36,10 @@ impl Signals {
     /// started.
     pub(crate) fn block() -> io::Result<Self> {
         let set = empty_set();
-        let set = HANDLED.iter().fold(set, |mut set, (signal, _)| {
+        let handled = HANDLED
+            .iter()
+            .filter(|(signal, _)| *signal != SIGHUP || !is_ignored(*signal));
+        let set = handled.fold(set, |mut set, (signal, _)| {
             // SAFETY: the set is initialised, and the signal exists.
             unsafe { libc::sigaddset(&mut set, *signal) };
             set
@@ -97,6 +101,18 @@ fn empty_set() -> sigset_t {
         libc::sigemptyset(set.as_mut_ptr());
         set.assume_init()
     }
+}
+
+/// Whether whoever started this process has it ignore a signal.
+fn is_ignored(signal: c_int) -> bool {
+    let mut action = MaybeUninit::zeroed();
+    // SAFETY: the signal exists, no new action is given, and there is room for the present one, of
+    // which zeros are a good value.
+    let action: libc::sigaction = unsafe {
+        libc::sigaction(signal, ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    action.sa_sigaction == libc::SIG_IGN
 }
 
 /// Changes this thread's mask, and gives what it was.
