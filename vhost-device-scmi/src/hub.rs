@@ -641,7 +641,14 @@ mod tests {
             hub.wishes[&CLOCK].turns.take(),
             hub.intervals[0].turns.take(),
         );
-        hub.forget(0);
+        // On a thread of its own, so that one that waits is seen.
+        let (gone, goes) = std::sync::mpsc::channel();
+        let leaving = Arc::clone(&hub);
+        thread::spawn(move || {
+            leaving.forget(0);
+            gone.send(()).unwrap();
+        });
+        goes.recv_timeout(Duration::from_secs(60)).unwrap();
         // It may come again at once, and want something else.
         hub.watch(CLOCK, 0, true);
         assert_eq!(*lock(&noted.enabled), [true, true]);

@@ -1124,3 +1124,47 @@ fn test_a_reading_of_as_many_axes_as_there_may_be() {
         axes += head & 0x3f;
     }
 }
+
+/// A sensor that notes how often it is to have samples.
+#[derive(Debug, Default)]
+struct Paced(std::sync::Mutex<Vec<Option<Duration>>>);
+
+impl crate::host::Driver for Paced {
+    fn backing(&self) -> String {
+        "paced".to_owned()
+    }
+}
+
+impl crate::host::SensorDriver for Paced {
+    fn read(&self, _values: &mut [i64]) -> crate::host::Result<crate::host::Reading> {
+        Ok(crate::host::Reading::default())
+    }
+
+    fn set_interval(&self, interval: Option<Duration>) -> crate::host::Result<()> {
+        self.0.lock().unwrap().push(interval);
+        Ok(())
+    }
+}
+
+#[test]
+fn test_who_may_only_read_a_sensor_does_not_set_its_pace() {
+    let paced = Arc::new(Paced::default());
+    let hub = hub(|platform| {
+        let sensor = &mut platform.sensors[FAN as usize];
+        sensor.permissions = Permissions::all(Access::Read).with(0, Access::Control);
+        sensor.kind.driver = Arc::clone(&paced) as _;
+    });
+    // Every 10 ms for who reads, every 100 ms for who controls.
+    for (guest, exponent) in [(1, 0b11110), (0, 0b11111)] {
+        let mut bench = Bench::on(&hub, guest);
+        bench.ok(SENSOR, 0xa, &[FAN, 1 << 16 | exponent << 11 | 1]);
+        bench.ok(SENSOR, 0xb, &[FAN, 1]);
+        assert!(
+            bench.device.agent.due().is_some(),
+            "it is told all the same"
+        );
+    }
+    hub.settle();
+    let told = paced.0.lock().unwrap().clone();
+    assert_eq!(told, [Some(Duration::from_millis(100)), None]);
+}
