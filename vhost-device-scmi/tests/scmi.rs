@@ -281,6 +281,35 @@ fn test_a_guest_is_asked_to_shut_down() {
 }
 
 #[test]
+fn test_hardware_that_fails_does_not_fill_the_log_however_much_there_is() {
+    const SENSORS: u32 = 50;
+    let directory = tempfile::tempdir().unwrap();
+    let mut platform = String::new();
+    for number in 0..SENSORS {
+        std::fs::write(directory.path().join(format!("hook{number}")), "broken\n").unwrap();
+        platform += &format!("[[sensor]]\nname = \"{number}\"\nunit = \"none\"\n");
+        platform += &format!("hook = \"hook{number}\"\n");
+    }
+    let file = directory.path().join("platform.toml");
+    std::fs::write(&file, platform).unwrap();
+    let mut command = PROGRAM.command();
+    command.arg("-s").arg(directory.path().join("s"));
+    command.arg("--platform").arg(file);
+    let daemon = vhost_device_rig::Daemon::spawn(command, directory);
+    let mut guest = support::Guest::connect(&daemon, "s");
+    let start = std::time::Instant::now();
+    for sensor in 0..SENSORS {
+        assert_eq!(guest.command(SENSOR, 0x6, &[sensor, 0]).0, -9);
+    }
+    let seconds = start.elapsed().as_secs() as usize;
+    daemon.wait_for_log("cannot read");
+    let log = daemon.log();
+    let lines = log.lines().filter(|line| line.contains("cannot read"));
+    assert!(lines.count() <= seconds + 1, "{log}");
+    daemon.stop();
+}
+
+#[test]
 fn v7_the_next_connection_starts_clean() {
     let daemon = Daemon::start(&["--sim"]);
     let mut control = daemon.control();

@@ -12,13 +12,16 @@
 //! | `hook` | anything, through files of the user's |
 //!
 //! Each driver opens its files when it is made and opens none later. A file that fails then, or
-//! says what it must not, is a hardware error to the guest and a line in the log, one a second at
-//! most.
+//! says what it must not, is a hardware error to the guest and a line in the log: one a second at
+//! most of what is read, and one of what is set, however many files there are.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
+
+use vhost_device_backend::RateLimit;
 
 use super::{Intervals, Resource, Sensor};
 
@@ -33,6 +36,13 @@ pub mod powercap;
 pub mod regulator;
 pub mod switched;
 pub mod thermal;
+
+/// Limits the lines of the log about hardware that cannot be read. All of it has one limit: when
+/// a bus fails, hundreds of files fail with it.
+static CANNOT_READ: LazyLock<RateLimit> = LazyLock::new(RateLimit::default);
+
+/// The same for hardware that cannot be set.
+static CANNOT_SET: LazyLock<RateLimit> = LazyLock::new(RateLimit::default);
 
 /// What a directory is looked through for at most: no class of devices has so many.
 const MAX_ENTRIES: usize = 4096;

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use rustix::fs::{Access, FileType, OFlags};
-use vhost_device_backend::{RateLimit, limited};
+use vhost_device_backend::limited;
 
-use super::{OpenError, Opened};
+use super::{CANNOT_READ, CANNOT_SET, OpenError, Opened};
 use crate::host::turns::Turns;
 use crate::host::{Error, Result};
 
@@ -30,7 +30,6 @@ const MAX_DIGITS: usize = 40;
 pub struct Attribute {
     file: File,
     path: PathBuf,
-    complaints: RateLimit,
 }
 
 impl Attribute {
@@ -85,7 +84,6 @@ impl Attribute {
         Self {
             file,
             path: path.to_owned(),
-            complaints: RateLimit::default(),
         }
     }
 
@@ -132,7 +130,7 @@ impl Attribute {
 
     pub(super) fn cannot_read(&self, error: io::Error) -> Error {
         limited!(
-            self.complaints,
+            CANNOT_READ,
             Warn,
             "cannot read {}: {error}",
             self.path.display()
@@ -156,7 +154,7 @@ impl Attribute {
 
     fn cannot_write(&self, error: io::Error) -> Error {
         let path = self.path.display();
-        limited!(self.complaints, Warn, "cannot write {path}: {error}");
+        limited!(CANNOT_SET, Warn, "cannot write {path}: {error}");
         match Error::from(error) {
             Error::NotFound => {
                 Error::Hardware(io::Error::new(io::ErrorKind::NotFound, "it is gone"))

@@ -13,7 +13,7 @@ use vhost_device_backend::{RateLimit, limited};
 
 use super::attribute::Mode;
 use super::switched::{OnOff, Switched};
-use super::{OpenError, Opened, Root, entries, these};
+use super::{CANNOT_READ, CANNOT_SET, OpenError, Opened, Root, entries, these};
 use crate::host::{Error, Result};
 
 /// What the kernel calls the user of the lines.
@@ -97,7 +97,6 @@ pub fn open(root: &Root, spec: &LineSpec<'_>, mode: Mode) -> Opened<Switched<Lin
         file,
         flags: flags | LineFlags::OUTPUT,
         name: backing.clone(),
-        complaints: RateLimit::default(),
     };
     if let Some(on) = spec.initial {
         line.drive(on)
@@ -200,7 +199,6 @@ pub struct Line {
     /// Those of an output.
     flags: LineFlags,
     name: String,
-    complaints: RateLimit,
 }
 
 impl Line {
@@ -217,8 +215,8 @@ impl Line {
         uapi::set_line_config(&self.file, config).map_err(system)
     }
 
-    fn failed(&self, error: io::Error) -> Error {
-        limited!(self.complaints, Warn, "{}: {error}", self.name);
+    fn failed(&self, limit: &RateLimit, error: io::Error) -> Error {
+        limited!(limit, Warn, "{}: {error}", self.name);
         Error::Hardware(error)
     }
 }
@@ -228,12 +226,13 @@ impl OnOff for Line {
         let mut values = LineValues { bits: 0, mask: 1 };
         match uapi::get_line_values(&self.file, &mut values) {
             Ok(()) => Ok(values.bits & 1 != 0),
-            Err(error) => Err(self.failed(system(error))),
+            Err(error) => Err(self.failed(&CANNOT_READ, system(error))),
         }
     }
 
     fn turn(&self, on: bool) -> Result<()> {
-        self.drive(on).map_err(|error| self.failed(error))
+        self.drive(on)
+            .map_err(|error| self.failed(&CANNOT_SET, error))
     }
 }
 
