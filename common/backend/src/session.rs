@@ -1221,6 +1221,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn queues_are_published_the_last_first() {
+        let mut order = Vec::new();
+        publish(&mut [0, 1, 2], |queue| order.push(*queue));
+        assert_eq!(order, [2, 1, 0]);
+    }
+
+    #[test]
+    fn features_are_refused_by_name() {
+        let packed = Names(1 << VIRTIO_F_RING_PACKED | 1 << 7);
+        let why = MessageError::NotOffered(packed).to_string();
+        assert!(why.contains("bit 7, VIRTIO_F_RING_PACKED"), "{why}");
+        let why = MessageError::Device(Refused("VIRTIO_X is missing".into())).to_string();
+        assert!(why.starts_with("no vring runs"), "{why}");
+        assert!(why.contains("VIRTIO_X"), "{why}");
+    }
+
+    #[test]
     fn tokens_survive_encoding() {
         for token in [
             Token::Stop,
