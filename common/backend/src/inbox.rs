@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 
 use rustix::cmsg_space;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, ioctl_fionread};
+use rustix::io::{Errno, ioctl_fionread, retry_on_intr};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recv, recvmsg,
     send,
@@ -80,7 +80,7 @@ fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
 /// Whether the front-end has read enough of its answers that the next one cannot block.
 pub(crate) fn has_room(stream: &UnixStream) -> Result<bool, Errno> {
     let mut fds = [PollFd::new(stream, PollFlags::OUT)];
-    Ok(poll(&mut fds, Some(&Timespec::default()))? > 0)
+    Ok(retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())))? > 0)
 }
 
 /// Looks at the socket without taking anything from it.

@@ -14,6 +14,7 @@
 //! | `features` | what can be withheld from front-ends, and the names of feature bits |
 //! | `inbox` | whether a whole message has arrived, so that reading it cannot block |
 //! | `vring` | what the front-end said of one vring, and its queue while it runs |
+//! | `notifier` | eventfds and pipes by which the session and the front-end wake each other |
 //! | `memory_file` | the files that the front-end shares memory by: where they may be |
 //! | `table` | the memory table: files of the front-end, mapped |
 //! | `spin` | looking for more requests before sleeping |
@@ -26,6 +27,7 @@ mod features;
 mod inbox;
 mod memory_file;
 mod messages;
+mod notifier;
 mod rate_limit;
 mod session;
 mod sigbus;
@@ -41,8 +43,9 @@ pub use log;
 pub use device::{Description, Device, QueueIndex, Refused, Resume, TURN};
 pub use features::{Feature, UnknownFeature};
 pub use memory_file::MemoryFs;
+pub use notifier::Signalling;
 pub use rate_limit::RateLimit;
-pub use session::{End, Error, Logs, Options, Queues, publish, serve};
+pub use session::{End, Error, Logs, Options, Patience, Queues, publish, serve};
 pub use spin::Cores;
 pub use table::{Limits, MAX_MEM_SLOTS};
 pub use timer::Timer;

@@ -17,7 +17,7 @@ use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut
 use crate::device::Device;
 use crate::session::Session;
 use crate::table::Table;
-use crate::vring::{Kick, UserAddresses};
+use crate::vring::UserAddresses;
 
 /// The base of each region in this process, in the only message that may ask for it.
 type RegionBases = Option<Vec<vhost::VhostUserMemoryRegionBase>>;
@@ -137,8 +137,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
     }
 
     fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> Result<()> {
-        let kick = fd.map_or(Kick::Polled, Kick::Fd);
-        self.set_kick(index.into(), kick).map_err(refused)
+        self.set_kick(index.into(), fd).map_err(refused)
     }
 
     fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> Result<()> {
@@ -146,8 +145,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
     }
 
     fn set_vring_err(&mut self, index: u8, fd: Option<File>) -> Result<()> {
-        let vring = self.vring(index.into()).map_err(refused)?;
-        vring.set_err(fd).map_err(refused)
+        self.set_err(index.into(), fd).map_err(refused)
     }
 
     fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {

@@ -25,11 +25,12 @@ use crate::features::{Feature, Names, Withheld};
 use crate::inbox::{self, Inbox};
 use crate::limited;
 use crate::memory_file::{FileError, MemoryFile, MemoryFs, memfd};
+use crate::notifier::{Notifier, NotifierError, Signalling};
 use crate::rate_limit::RateLimit;
 use crate::sigbus::Watch;
 use crate::spin::{Cores, Spin};
 use crate::table::{Limits, Table, TableError};
-use crate::vring::{Kick, RingFeatures, UserAddresses, Vring, VringError, never_blocking};
+use crate::vring::{Kick, RingFeatures, UserAddresses, Vring, VringError};
 
 /// The most requests that are answered before the driver is shown the answers, and before other
 /// queues and the socket are looked at. Stops one queue from holding up everything else.
@@ -61,10 +62,28 @@ pub struct Options {
     pub limits: Limits,
     /// Where the files may be that the front-end shares memory by.
     pub memory_fs: MemoryFs,
+    /// How long the front-end may take to finish a message, or to make room for its answer.
+    pub patience: Patience,
+    /// Tells whoever watches over the session of its calls on the front-end's fds.
+    pub signalling: Signalling,
     /// What limits the log lines about the guest.
     pub logs: Logs,
     /// What front-ends are not offered.
     pub without: Vec<Feature>,
+}
+
+/// How long a front-end may take to finish a message that it has begun, or to read answers so that
+/// there is room for the next.
+///
+/// What lies in the socket meanwhile is held open: above all file descriptors that came with it,
+/// and the front-end's own end of the connection can be among them. Nobody would see it leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience(pub Duration);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(Duration::from_secs(5))
+    }
 }
 
 /// One limit for each kind of log line about a guest. A clone shares them.
@@ -104,6 +123,11 @@ pub enum Error {
     /// The front-end left in the middle of a message.
     #[error("the front-end left in the middle of a message")]
     Partial,
+    /// The front-end has not gone on with a message for too long.
+    #[error(
+        "the front-end has begun a message and not finished it, or not read its answers, for {0:?}"
+    )]
+    Stalled(Duration),
     /// The front-end truncated a file that guest memory is in.
     #[error("the front-end truncated a file that holds guest memory")]
     MemoryLost,
@@ -132,7 +156,9 @@ pub(crate) enum MessageError {
     #[error("vring {index}: {source}")]
     Vring { index: u32, source: VringError },
     #[error("vring {index}: the file descriptor cannot be used: {source}")]
-    Fd { index: u32, source: io::Error },
+    Fd { index: u32, source: NotifierError },
+    #[error("vring {index}: the file descriptor cannot be watched: {source}")]
+    Watch { index: u32, source: io::Error },
     #[error(
         "{queues} queues of {size} cannot be tracked: there are {vrings}, of at most {MAX_QUEUE_SIZE}"
     )]
@@ -232,6 +258,11 @@ fn unwatch(epoll: &Epoll, kick: &Kick) {
 
 /// Serves one front-end on `stream`, on this thread, until it leaves or `stop` is readable.
 ///
+/// A hostile front-end can have the thread sleep in a write to its own full eventfd, for as long as
+/// it likes and after it has left. [`Options::signalling`] shows that; a signal with a handler that
+/// has no `SA_RESTART` ends the sleep. What a file system does that keeps the thread waiting, no
+/// signal ends: see [`MemoryFs`].
+///
 /// # Errors
 /// When the front-end breaks the protocol or takes its memory away, or the operating system
 /// fails. The connection is closed in every case; the caller may take the next one.
@@ -273,6 +304,8 @@ pub fn serve<D: Device>(
         session,
         readable: true,
         hung_up: false,
+        patience: options.patience.0,
+        waits_since: None,
     }
     .run()
 }
@@ -287,6 +320,9 @@ struct Loop<D: Device> {
     readable: bool,
     /// There will be no more.
     hung_up: bool,
+    patience: Duration,
+    /// Since when there is something in the socket that cannot be handled yet.
+    waits_since: Option<Instant>,
 }
 
 impl<D: Device> Loop<D> {
@@ -297,6 +333,7 @@ impl<D: Device> Loop<D> {
                 true => 0,
                 false => self.session().prepare_to_wait(),
             };
+            let timeout = self.wait_at_most(timeout)?;
             if self.session().watch.was_hit() {
                 return Err(Error::MemoryLost);
             }
@@ -312,6 +349,34 @@ impl<D: Device> Loop<D> {
             }
             self.session().run_queues();
         }
+    }
+
+    /// The time to sleep, in milliseconds: `timeout`, or until the front-end has taken too long.
+    fn wait_at_most(&self, timeout: i32) -> Result<i32, Error> {
+        let Some(since) = self.waits_since else {
+            return Ok(timeout);
+        };
+        let left = self.patience.saturating_sub(since.elapsed());
+        if left.is_zero() {
+            return Err(Error::Stalled(self.patience));
+        }
+        // Rounded up, as it is looked at again then.
+        let left = i32::try_from(left.as_millis()).map_or(i32::MAX, |left| left.saturating_add(1));
+        Ok(match timeout {
+            0.. => timeout.min(left),
+            _ => left,
+        })
+    }
+
+    /// There is nothing to handle now, but there may be something in the socket.
+    fn nothing_whole(&mut self) -> Result<(), Error> {
+        self.readable = false;
+        let queued = rustix::io::ioctl_fionread(&self.inbox);
+        match queued.map_err(system("look into the socket"))? {
+            0 => self.waits_since = None,
+            _ => _ = self.waits_since.get_or_insert_with(Instant::now),
+        }
+        Ok(())
     }
 
     fn wait(&self, timeout: i32, events: &mut [EpollEvent]) -> Result<usize, Error> {
@@ -354,10 +419,14 @@ impl<D: Device> Loop<D> {
     fn handle_messages(&mut self) -> Result<Option<End>, Error> {
         for _ in 0..MESSAGES {
             if !inbox::has_room(&self.inbox).map_err(system("poll the socket"))? {
-                self.readable = false;
+                self.nothing_whole()?;
                 break;
             }
-            match inbox::look(&self.inbox).map_err(system("look into the socket"))? {
+            let found = inbox::look(&self.inbox).map_err(system("look into the socket"))?;
+            if found != Inbox::Incomplete {
+                self.waits_since = None;
+            }
+            match found {
                 Inbox::Message => self.handle_message()?,
                 Inbox::NoRoomForFds => {
                     return Err(system("take file descriptors")(Errno::MFILE));
@@ -377,7 +446,7 @@ impl<D: Device> Loop<D> {
                 }
                 Inbox::Incomplete if self.hung_up => return self.hang_up().map(Some),
                 Inbox::Incomplete => {
-                    self.readable = false;
+                    self.nothing_whole()?;
                     break;
                 }
             }
@@ -449,6 +518,7 @@ pub(crate) struct Session<D> {
     active: bool,
     limits: Limits,
     memory_fs: MemoryFs,
+    signalling: Signalling,
     logs: Logs,
 }
 
@@ -483,6 +553,7 @@ impl<D: Device> Session<D> {
             active: false,
             limits: options.limits,
             memory_fs: options.memory_fs,
+            signalling: options.signalling.clone(),
             logs: options.logs.clone(),
         }
     }
@@ -823,22 +894,25 @@ impl<D: Device> Session<D> {
         }
     }
 
-    /// Puts `kick` in the place of the old one. A kick that the old one holds counts.
-    pub(crate) fn set_kick(&mut self, index: u32, kick: Kick) -> Result<(), MessageError> {
+    /// Puts `fd` in the place of the old kick; without one the ring is polled. A kick that the old
+    /// one holds counts.
+    pub(crate) fn set_kick(&mut self, index: u32, fd: Option<File>) -> Result<(), MessageError> {
         let epoll = Arc::clone(&self.epoll);
-        let unusable = |source| MessageError::Fd { index, source };
-        let vring = self.vring(index)?;
-        let kick = match kick {
-            Kick::Fd(fd) => {
-                let fd = never_blocking(fd).map_err(|error| unusable(error.into()))?;
+        self.vring(index)?;
+        let kick = match fd {
+            Some(fd) => {
+                let fd = Notifier::to_watch(fd, &self.signalling)
+                    .map_err(|source| MessageError::Fd { index, source })?;
                 // By edges, so that a kick need not be read to be answered: one system call
                 // less for each.
                 let edges = EventSet::IN | EventSet::EDGE_TRIGGERED;
-                watch(&epoll, fd.as_raw_fd(), Token::Kick(index), edges).map_err(unusable)?;
+                watch(&epoll, fd.as_raw_fd(), Token::Kick(index), edges)
+                    .map_err(|source| MessageError::Watch { index, source })?;
                 Kick::Fd(fd)
             }
-            other => other,
+            None => Kick::Polled,
         };
+        let vring = self.vring(index)?;
         let kicked = vring.take_kicks();
         unwatch(&epoll, &std::mem::replace(&mut vring.kick, kick));
         vring.started |= kicked || matches!(vring.kick, Kick::Polled);
@@ -846,16 +920,30 @@ impl<D: Device> Session<D> {
         Ok(())
     }
 
+    /// An fd of a vring that the front-end wants to have signalled, if it gave one.
+    fn notifier(&self, index: u32, fd: Option<File>) -> Result<Option<Notifier>, MessageError> {
+        fd.map(|fd| Notifier::to_signal(fd, &self.signalling))
+            .transpose()
+            .map_err(|source| MessageError::Fd { index, source })
+    }
+
     /// Puts `fd` in the place of the old call. What the old one may have swallowed is repeated.
     pub(crate) fn set_call(&mut self, index: u32, fd: Option<File>) -> Result<(), MessageError> {
+        self.vring(index)?;
+        let call = self.notifier(index, fd)?;
         let vring = self.vring(index)?;
-        vring.set_call(fd).map_err(|error| MessageError::Fd {
-            index,
-            source: error.into(),
-        })?;
+        vring.call = call;
         if vring.queue.is_some() {
             vring.call();
         }
+        Ok(())
+    }
+
+    /// Puts `fd` in the place of the old error fd.
+    pub(crate) fn set_err(&mut self, index: u32, fd: Option<File>) -> Result<(), MessageError> {
+        self.vring(index)?;
+        let err = self.notifier(index, fd)?;
+        self.vring(index)?.err = err;
         Ok(())
     }
 

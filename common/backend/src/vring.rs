@@ -3,18 +3,13 @@
 //!
 //! A vring is *started* by a kick and *enabled* by a message; its queue runs while it is both.
 
-use std::fs::File;
-use std::io::IoSliceMut;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use vhost_device_queue::{
     Addresses, Config, DirtyLog, InflightRegion, Queue, QueueLog, RingError, checked_size,
 };
 
+use crate::notifier::Notifier;
 use crate::table::Table;
 
 /// How the front-end makes itself heard.
@@ -23,8 +18,8 @@ pub(crate) enum Kick {
     /// It has not said yet.
     #[default]
     Unset,
-    /// By this eventfd.
-    Fd(File),
+    /// By this eventfd or pipe.
+    Fd(Notifier),
     /// Not at all: the ring is to be polled.
     Polled,
 }
@@ -82,8 +77,8 @@ pub(crate) struct Vring {
     pub(crate) kick: Kick,
     /// The address at which writes to the used ring are logged, if they are to be.
     pub(crate) log: Option<u64>,
-    call: Option<File>,
-    err: Option<File>,
+    pub(crate) call: Option<Notifier>,
+    pub(crate) err: Option<Notifier>,
     pub(crate) enabled: bool,
     pub(crate) started: bool,
     pub(crate) queue: Option<Queue>,
@@ -244,16 +239,6 @@ impl Vring {
             || !matches!(self.kick, Kick::Unset)
     }
 
-    pub(crate) fn set_call(&mut self, fd: Option<File>) -> Result<(), Errno> {
-        self.call = fd.map(never_blocking).transpose()?;
-        Ok(())
-    }
-
-    pub(crate) fn set_err(&mut self, fd: Option<File>) -> Result<(), Errno> {
-        self.err = fd.map(never_blocking).transpose()?;
-        Ok(())
-    }
-
     /// Shows the driver what was answered, and calls it if it wants that.
     #[inline]
     pub(crate) fn publish(&mut self) {
@@ -269,61 +254,30 @@ impl Vring {
 
     /// Calls the driver.
     pub(crate) fn call(&self) {
-        signal(self.call.as_ref());
+        if let Some(call) = &self.call {
+            call.signal();
+        }
     }
 
     /// Tells the front-end that the ring is in error; once, until it has worked again. Nothing
     /// keeps a front-end from giving the same fd for errors as for kicks.
     pub(crate) fn report_error(&mut self) {
-        if !std::mem::replace(&mut self.in_error, true) {
-            signal(self.err.as_ref());
+        if !std::mem::replace(&mut self.in_error, true)
+            && let Some(err) = &self.err
+        {
+            err.signal();
         }
     }
 
-    /// Takes the kicks that have come, and whether there were any. `O_NONBLOCK` would not do: it
-    /// is the front-end's as well, which may clear it.
+    /// Takes the kicks that have come, and whether there were any.
     pub(crate) fn take_kicks(&self) -> bool {
-        let Kick::Fd(fd) = &self.kick else {
-            return false;
-        };
-        let mut counter = [0; 8];
-        let mut buffers = [IoSliceMut::new(&mut counter)];
-        // An offset of -1 is a plain read.
-        let taken = match preadv2(fd, &mut buffers, u64::MAX, ReadWriteFlags::NOWAIT) {
-            // Before Linux 5.13 an eventfd does not know it, and qemu-user has no such call.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) if is_readable(fd) => {
-                rustix::io::read(fd, &mut counter)
-            }
-            taken => taken,
-        };
-        taken.is_ok_and(|count| count > 0)
+        matches!(&self.kick, Kick::Fd(fd) if fd.take())
     }
 
     /// Kicks on the driver's behalf, for whoever resumes the ring.
     pub(crate) fn kick_again(&self) {
         if let Kick::Fd(fd) = &self.kick {
-            signal(Some(fd));
+            fd.signal();
         }
     }
-}
-
-/// Whether a read would not block now.
-fn is_readable(fd: &File) -> bool {
-    let mut fds = [PollFd::new(fd, PollFlags::IN)];
-    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|count| count > 0)
-}
-
-/// Adds 1 to an eventfd. A counter that is full has been signalled, and an fd that is none is
-/// the front-end's own loss: neither is an error here.
-fn signal(fd: Option<&File>) {
-    if let Some(fd) = fd {
-        let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
-    }
-}
-
-/// An fd of the front-end, on which no read or write may stop this thread.
-pub(crate) fn never_blocking(fd: File) -> Result<File, Errno> {
-    let flags = fcntl_getfl(fd.as_fd())?;
-    fcntl_setfl(fd.as_fd(), flags | OFlags::NONBLOCK)?;
-    Ok(fd)
 }

@@ -21,6 +21,7 @@ pub mod control;
 mod logging;
 mod nearest;
 mod notify;
+mod served;
 mod server;
 mod signals;
 mod sockets;
@@ -132,7 +133,7 @@ pub fn run<B: Backend>() -> ExitCode {
         Err(error) => return answer_parser(identity, &error),
     };
     // Before any thread, so that each inherits the mask and no socket is left behind.
-    let signals = Signals::block();
+    let signals = Signals::block().and_then(|signals| served::prepare().map(|()| signals));
     let mut log = Log::install(invocation.log_level);
     let ending = signals
         .map_err(Into::into)

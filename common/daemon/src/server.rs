@@ -10,7 +10,6 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -18,6 +17,7 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 use vhost_device_backend::{End, Limits, Logs, Options, RateLimit, limited, serve};
 
 use crate::notify::ServiceManager;
+use crate::served::Served;
 use crate::signals::{Signal, Signals};
 use crate::sockets::{self, Endpoint, Listener};
 use crate::{Backend, Chain, FAILURE};
@@ -26,6 +26,8 @@ use crate::{Backend, Chain, FAILURE};
 const SIGNALS: u64 = 0;
 const ENDED: u64 = 1;
 const FIRST_GUEST: u64 = 2;
+/// A guest's connection has the guest's number behind this.
+const FIRST_SESSION: u64 = 1 << 32;
 
 /// How many events are taken from the kernel at once.
 const EVENTS: usize = 64;
@@ -92,7 +94,7 @@ enum State {
     /// The listener is left alone until then.
     Resting(Instant),
     /// A thread serves a front-end. The listener, if there is one, is watched by edges.
-    Serving(JoinHandle<Result<End, SessionError>>),
+    Serving(Served<Result<End, SessionError>>),
     /// No front-end will come any more.
     Gone,
 }
@@ -243,7 +245,8 @@ impl<B: Backend> Server<B> {
         let mut broken = false;
         let mut tokens = Vec::with_capacity(EVENTS);
         while !self.guests.iter().all(Guest::is_gone) {
-            self.wait(self.end_of_rest(), &mut tokens)?;
+            let deadline = self.end_of_rest().into_iter().chain(self.next_look()).min();
+            self.wait(deadline, &mut tokens)?;
             for token in tokens.drain(..) {
                 match token {
                     SIGNALS => match self.signals.take() {
@@ -267,10 +270,14 @@ impl<B: Backend> Server<B> {
                             broken |= self.ended(guest);
                         }
                     }
+                    session if session >= FIRST_SESSION => {
+                        self.guests[(session - FIRST_SESSION) as usize].stirred();
+                    }
                     guest => self.accept((guest - FIRST_GUEST) as usize)?,
                 }
             }
             self.wake_rested();
+            self.look_at_sessions();
         }
         self.manager.stopping();
         Ok(Ending::new(match broken {
@@ -317,6 +324,21 @@ impl<B: Backend> Server<B> {
                 _ => None,
             })
             .min()
+    }
+
+    /// When a session is to be looked at.
+    fn next_look(&self) -> Option<Instant> {
+        self.guests.iter().filter_map(Guest::next_look).min()
+    }
+
+    /// Interrupts sessions that do not move although they should.
+    fn look_at_sessions(&mut self) {
+        let now = Instant::now();
+        for guest in &mut self.guests {
+            if let State::Serving(session) = &mut guest.state {
+                session.look(now);
+            }
+        }
     }
 
     fn wake_rested(&mut self) {
@@ -415,16 +437,25 @@ impl<B: Backend> Server<B> {
         let backend = Arc::clone(&self.backend);
         let stop = Arc::clone(&self.stop);
         let notice = self.ended.notice(index);
-        let options = guest.options.clone();
-        let session = move || {
+        let mut options = guest.options.clone();
+        let session = move |stream, signalling| {
             let _notice = notice;
+            options.signalling = signalling;
             let device = backend.device(index).map_err(SessionError::Device)?;
             Ok(serve(stream, device, &options, stop.as_fd())?)
         };
-        let thread = thread::Builder::new()
-            .name(guest.options.name.clone())
-            .spawn(session)?;
-        guest.state = State::Serving(thread);
+        let served = Served::start(guest.options.name.clone(), stream, session)?;
+        // By edges: messages are for the session to read. Without it a session may sleep for long.
+        let token = EventData::new_u64(FIRST_SESSION + index as u64);
+        let edges = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
+        let watched = epoll::add(&self.epoll, &served, token, edges);
+        guest.state = State::Serving(served);
+        if let Err(error) = watched {
+            log::warn!(
+                "{}: cannot watch its connection: {error}",
+                guest.options.name
+            );
+        }
         limited!(
             guest.arrivals,
             Info,
@@ -452,6 +483,11 @@ impl<B: Backend> Server<B> {
         // What else has a socket is the backend's, which a session that does not end holds.
         sockets::remove_files();
         rustix::io::write(&self.stop, &1_u64.to_ne_bytes())?;
+        for guest in &mut self.guests {
+            if let State::Serving(session) = &mut guest.state {
+                session.is_to_stop();
+            }
+        }
         let deadline = Instant::now() + STOP_TIMEOUT;
         let mut tokens = Vec::with_capacity(EVENTS);
         loop {
@@ -464,7 +500,9 @@ impl<B: Backend> Server<B> {
             if Instant::now() >= deadline {
                 break;
             }
-            self.wait(Some(deadline), &mut tokens)?;
+            self.look_at_sessions();
+            let next = self.next_look().map_or(deadline, |next| next.min(deadline));
+            self.wait(Some(next), &mut tokens)?;
             tokens.clear();
             // A second signal changes nothing, and must not stay readable.
             while self.signals.take().is_some() {}
@@ -486,6 +524,20 @@ impl Guest {
 
     fn is_served(&self) -> bool {
         matches!(self.state, State::Serving(_))
+    }
+
+    /// Something has happened on its connection.
+    fn stirred(&mut self) {
+        if let State::Serving(session) = &mut self.state {
+            session.stirred();
+        }
+    }
+
+    fn next_look(&self) -> Option<Instant> {
+        match &self.state {
+            State::Serving(session) => session.next_look(),
+            _ => None,
+        }
     }
 
     /// Waits for the end of the thread, which has announced it, and logs what came of it. Tells
@@ -521,6 +573,7 @@ fn watch(epoll: &OwnedFd, fd: impl AsFd, token: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::thread::{self, JoinHandle};
 
     use vhost_device_backend::{Description, Device, QueueIndex};
 
@@ -582,6 +635,7 @@ mod tests {
             .unzip();
         let server = thread::spawn(move || {
             let signals = Signals::block().unwrap();
+            crate::served::prepare().unwrap();
             let manager = ServiceManager::none();
             let server = Server::new(Troubled, endpoints, signals, manager, Options::default());
             format!("{:?}", server.unwrap().run().unwrap().code)

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::raw::{c_int, c_void};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -10,13 +11,15 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use vhost_device_backend::{
-    Description, Device, End, Error, Feature, QueueIndex, Queues, Refused, Resume as _, serve,
+    Description, Device, End, Error, Feature, Patience, QueueIndex, Queues, Refused, Resume as _,
+    Signalling, serve,
 };
 use vhost_device_driver::guest::{DEFAULT_GUEST_ADDR, Driver, Options, RingDriver};
 use vhost_device_driver::memory::RegionSpec;
 use vhost_device_driver::protocol::*;
 use vhost_device_driver::{Buffer, EventFd, Frontend, Ring, SplitRing, Used};
 use vhost_device_queue::{Kept, Request};
+use vmm_sys_util::signal::{Killable as _, register_signal_handler};
 
 /// How many queues the device has.
 pub const QUEUES: u16 = 3;
@@ -85,6 +88,8 @@ pub struct Setup {
     pub poll: Duration,
     /// What front-ends are not offered.
     pub without: Vec<Feature>,
+    /// How long a message may take.
+    pub patience: Patience,
 }
 
 impl Default for Setup {
@@ -94,6 +99,7 @@ impl Default for Setup {
             required: 0,
             poll: Duration::ZERO,
             without: Vec::new(),
+            patience: Patience::default(),
         }
     }
 }
@@ -194,6 +200,7 @@ pub struct Session {
     record: Arc<Mutex<Record>>,
     /// Each signal lets the device answer the oldest request that it keeps.
     pub release: EventFd,
+    signalling: Signalling,
     stop: EventFd,
     end: Receiver<Result<End, Error>>,
     thread: JoinHandle<()>,
@@ -210,10 +217,13 @@ impl Session {
             kept: Vec::new(),
             setup: setup.clone(),
         };
+        let signalling = Signalling::default();
         let options = vhost_device_backend::Options {
             name: "test".into(),
             poll: setup.poll,
             without: setup.without.clone(),
+            patience: setup.patience,
+            signalling: signalling.clone(),
             ..vhost_device_backend::Options::default()
         };
         let stopping = stop.duplicate().unwrap();
@@ -226,11 +236,34 @@ impl Session {
         let session = Self {
             record,
             release,
+            signalling,
             stop,
             end,
             thread,
         };
         (ours, session)
+    }
+
+    /// Whether it has ended.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits until it is in a call on an fd of the front-end.
+    pub fn wait_until_it_signals(&self) {
+        let start = Instant::now();
+        while self.signalling.current().is_none() {
+            assert!(start.elapsed() < DEADLINE, "it does not signal anything");
+            thread::yield_now();
+        }
+    }
+
+    /// Interrupts the call that it is in.
+    pub fn interrupt(&self) {
+        extern "C" fn nothing(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {}
+        register_signal_handler(libc::SIGUSR1, nothing).unwrap();
+        // It may have ended meanwhile.
+        let _ = self.thread.kill(libc::SIGUSR1);
     }
 
     /// A value of the record.

@@ -434,34 +434,6 @@ fn an_available_index_that_cannot_be_is_reported_until_it_is_corrected() {
 }
 
 #[test]
-fn fds_that_are_no_eventfds_are_the_front_ends_own_loss() {
-    let (mut guest, session) = running();
-    let (pipe, _) = rustix::pipe::pipe().unwrap();
-    let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
-    let file = rustix::fs::memfd_create("file", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-    for fd in [pipe.as_fd(), file.as_fd(), socket.as_fd()] {
-        // Whether it is refused or not, the session goes on.
-        let _ = guest.frontend.set_vring_kick(0, Some(fd));
-        let _ = guest.frontend.set_vring_err(0, Some(fd));
-    }
-    let _ = guest.frontend.set_vring_call(0, Some(file.as_fd()));
-    guest.submit(0, Command::Echo);
-    guest.echo(1);
-    let queue = &guest.queues[0];
-    let frontend = &guest.frontend;
-    frontend
-        .set_vring_call(0, Some(queue.call.as_fd()))
-        .unwrap();
-    frontend
-        .set_vring_kick(0, Some(queue.kick.as_fd()))
-        .unwrap();
-    guest.queues[0].kick();
-    assert!(guest.finish(0).1);
-    guest.echo(0);
-    session.stop();
-}
-
-#[test]
 fn a_front_end_that_shuts_its_end_down_has_left() {
     let (guest, session) = running();
     guest

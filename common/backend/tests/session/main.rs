@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod fds;
 mod features;
 mod frontends;
 mod hostile;

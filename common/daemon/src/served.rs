@@ -1,0 +1,158 @@
+//! A session that is served, seen from the main thread; and how it is brought to its end.
+//!
+//! A session ends by itself when its front-end has left or the process stops, unless it sleeps. The
+//! front-end can see to that: an eventfd of its own that is full, and whose `O_NONBLOCK` it clears in
+//! time, holds whoever writes to it. So the main thread watches the connection as well, and
+//! interrupts the session's thread by a signal that does nothing else: again and again, as the next
+//! write may sleep too, until it has ended.
+//!
+//! A front-end that has left may not be seen to: its end of the connection can lie, as a file
+//! descriptor that came with a message, in the queue of ours. The session would close such a
+//! connection (see [`Patience`]), but not in its sleep. So a thread that is in one and the same call
+//! on an fd of its front-end while something waits in its socket is interrupted too.
+//!
+//! What no signal interrupts is left alone: a sleep in the hardware's driver, or in a file system
+//! that does not answer.
+//!
+//! [`Patience`]: vhost_device_backend::Patience
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::raw::{c_int, c_void};
+use std::os::unix::net::UnixStream;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{ioctl_fionread, retry_on_intr};
+use vhost_device_backend::Signalling;
+use vmm_sys_util::signal::{
+    Error, Killable, block_signal, register_signal_handler, unblock_signal,
+};
+
+/// What interrupts a session. Not a real-time signal: one that cannot be delivered yet is not queued
+/// again and again.
+const INTERRUPT: c_int = libc::SIGUSR1;
+
+/// How long a session has to end by itself. One that is in no trouble takes no time.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// How soon a session is interrupted again. It may have a call left for each message that its
+/// front-end has sent.
+const AGAIN: Duration = Duration::from_millis(20);
+
+extern "C" fn interrupted(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {}
+
+/// Gets ready to interrupt sessions: to be called before any thread is started, so that only those
+/// are interrupted which want to be.
+pub(crate) fn prepare() -> io::Result<()> {
+    // Without SA_RESTART: the call that is interrupted fails.
+    register_signal_handler(INTERRUPT, interrupted)?;
+    match block_signal(INTERRUPT) {
+        Ok(()) | Err(Error::SignalAlreadyBlocked(_)) => Ok(()),
+        Err(error) => Err(io::Error::other(error.to_string())),
+    }
+}
+
+/// The session of a guest, on a thread of its own.
+pub(crate) struct Served<T> {
+    thread: JoinHandle<T>,
+    /// Our end of the connection once more.
+    socket: UnixStream,
+    signalling: Signalling,
+    /// The process stops.
+    stops: bool,
+    /// Since when it has a reason to move, and when to see whether it does.
+    due: Option<(Instant, Instant)>,
+    /// In which call on an fd of its front-end it was seen last.
+    call: Option<u64>,
+}
+
+impl<T: Send + 'static> Served<T> {
+    /// Runs `session` on a thread called `name`.
+    pub(crate) fn start(
+        name: String,
+        stream: UnixStream,
+        session: impl FnOnce(UnixStream, Signalling) -> T + Send + 'static,
+    ) -> io::Result<Self> {
+        let socket = stream.try_clone()?;
+        let signalling = Signalling::default();
+        let told = signalling.clone();
+        let thread = thread::Builder::new().name(name).spawn(move || {
+            // Fails only for a signal that there is not.
+            let _ = unblock_signal(INTERRUPT);
+            session(stream, told)
+        })?;
+        Ok(Self {
+            thread,
+            socket,
+            signalling,
+            stops: false,
+            due: None,
+            call: None,
+        })
+    }
+}
+
+impl<T> Served<T> {
+    /// Something has happened on the connection: a message, or its end.
+    pub(crate) fn stirred(&mut self) {
+        if self.due.is_none() {
+            let now = Instant::now();
+            self.due = Some((now, now + GRACE));
+        }
+    }
+
+    /// The process stops.
+    pub(crate) fn is_to_stop(&mut self) {
+        self.stops = true;
+        self.stirred();
+    }
+
+    /// When to look at it again, if it has a reason to move.
+    pub(crate) fn next_look(&self) -> Option<Instant> {
+        self.due.map(|(_, next)| next)
+    }
+
+    /// Interrupts it if it does not move although it should.
+    pub(crate) fn look(&mut self, now: Instant) {
+        let Some((since, next)) = self.due else {
+            return;
+        };
+        if now < next {
+            return;
+        }
+        let must_end = self.stops || self.front_end_has_left();
+        if !must_end && ioctl_fionread(&self.socket).is_ok_and(|queued| queued == 0) {
+            (self.due, self.call) = (None, None);
+            return;
+        }
+        let before = std::mem::replace(&mut self.call, self.signalling.current());
+        if must_end || (self.call.is_some() && self.call == before) {
+            // Fails only for a thread that has ended, of which we are told.
+            let _ = self.thread.kill(INTERRUPT);
+        }
+        // Less often what does not help.
+        let pause = AGAIN.max((now - since) / 64);
+        self.due = Some((since, now + pause));
+    }
+
+    fn front_end_has_left(&self) -> bool {
+        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        let mut fds = [PollFd::new(&self.socket, gone)];
+        let polled = retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())));
+        polled.is_ok() && fds.iter().any(|fd| fd.revents().intersects(gone))
+    }
+
+    /// Waits for its end.
+    pub(crate) fn join(self) -> thread::Result<T> {
+        self.thread.join()
+    }
+}
+
+/// The connection, to be watched.
+impl<T> AsFd for Served<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

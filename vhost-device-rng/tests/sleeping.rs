@@ -1,0 +1,120 @@
+//! Front-ends that leave so that nobody should notice: the session's thread sleeps in a call on a
+//! file descriptor of theirs, or their end of the connection lies in the daemon's own queue. Each
+//! guest's socket serves the next front-end all the same, and nothing of the last one stays.
+
+mod support;
+
+use std::fs::read_to_string;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::write;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use support::{PROGRAM, options, request, submit};
+use vhost_device_driver::Driver;
+use vhost_device_driver::codec::Message;
+use vhost_device_driver::protocol::VHOST_USER_SET_VRING_CALL;
+use vhost_device_rig::program::DEADLINE;
+use vhost_device_rig::{Daemon, wait_until};
+
+/// How much guest memory the daemon has mapped.
+fn mappings(daemon: &Daemon) -> usize {
+    let maps = read_to_string(format!("/proc/{}/maps", daemon.pid())).unwrap();
+    let memory = maps.lines().filter(|line| line.contains("guest-memory"));
+    memory.count()
+}
+
+/// A guest with one region.
+fn guest(daemon: &Daemon, socket: &str) -> Driver {
+    let mut guest = daemon.guest(socket, options());
+    request(&mut guest, 8);
+    guest
+}
+
+/// The next write to this eventfd sleeps.
+fn fill(eventfd: BorrowedFd<'_>) {
+    let flags = fcntl_getfl(eventfd).unwrap();
+    fcntl_setfl(eventfd, flags - OFlags::NONBLOCK).unwrap();
+    write(eventfd, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+}
+
+/// A guest whose session sleeps, as it calls its driver for an answer that is there.
+fn sleeping(daemon: &Daemon, socket: &str) -> Driver {
+    let mut guest = guest(daemon, socket);
+    guest.queues[0].take_calls();
+    fill(guest.queues[0].call.as_fd());
+    submit(&mut guest, 8);
+    guest.queues[0].spin_used(DEADLINE);
+    guest
+}
+
+/// Puts an fd into the queue of a socket's peer.
+fn queue(socket: &UnixStream, fd: BorrowedFd<'_>) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
+    sendmsg(
+        socket,
+        &[IoSlice::new(b"x")],
+        &mut ancillary,
+        SendFlags::empty(),
+    )
+    .unwrap();
+}
+
+/// `SET_VRING_CALL` for queue 0, with this fd.
+fn send_call(guest: &Driver, fd: BorrowedFd<'_>) {
+    let message = Message::new(VHOST_USER_SET_VRING_CALL, &[0; 8]);
+    guest.frontend.send_message(&message, &[fd]).unwrap();
+}
+
+#[test]
+fn v7_whatever_a_front_end_leaves_behind_the_next_one_is_served() {
+    let daemon = PROGRAM.start(&["-c", "6"]);
+    // Four bytes of a header, with its own end of the connection.
+    let half = guest(&daemon, "s0");
+    let socket = half.frontend.stream();
+    half.frontend.send_raw(&[0; 4], &[socket.as_fd()]).unwrap();
+    // The same as a call.
+    let itself = guest(&daemon, "s1");
+    send_call(&itself, itself.frontend.stream().as_fd());
+    // A call that has the connection in its queue.
+    let queued = guest(&daemon, "s2");
+    let (inner, outer) = UnixStream::pair().unwrap();
+    queue(&inner, queued.frontend.stream().as_fd());
+    send_call(&queued, outer.as_fd());
+    // A call that sleeps, also with the connection in the daemon's queue, in a whole message and in
+    // half of one.
+    let asleep = sleeping(&daemon, "s3");
+    let asleep_itself = sleeping(&daemon, "s4");
+    send_call(&asleep_itself, asleep_itself.frontend.stream().as_fd());
+    let asleep_half = sleeping(&daemon, "s5");
+    let socket = asleep_half.frontend.stream();
+    asleep_half
+        .frontend
+        .send_raw(&[0; 4], &[socket.as_fd()])
+        .unwrap();
+
+    assert_eq!(mappings(&daemon), 6);
+    drop((half, itself, queued, inner, outer));
+    drop((asleep, asleep_itself, asleep_half));
+    wait_until(|| mappings(&daemon) == 0, || daemon.log());
+    for socket in ["s0", "s1", "s2", "s3", "s4", "s5"] {
+        guest(&daemon, socket);
+    }
+    daemon.stop();
+}
+
+#[test]
+fn v9_a_session_that_sleeps_does_not_hold_up_the_end() {
+    let mut daemon = PROGRAM.start(&["-c", "2"]);
+    let guests = ["s0", "s1"].map(|socket| sleeping(&daemon, socket));
+    daemon.signal(rustix::process::Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(!daemon.log().contains("does not end"), "{}", daemon.log());
+    drop(guests);
+}
