@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::event::EventFd;
 use crate::frontend::Frontend;
-use crate::memory::{GuestMemory, Region, RegionSpec};
+use crate::memory::{self, GuestMemory, MakeFile, Region, RegionSpec};
 use crate::packed::PackedRing;
 use crate::protocol::*;
 use crate::ring::Ring;
@@ -128,6 +128,7 @@ pub struct Options {
     protocol_features: u64,
     base: u32,
     regions: Vec<RegionSpec>,
+    make_file: MakeFile,
     mem_slots: bool,
     polled: bool,
     log_used: bool,
@@ -145,6 +146,7 @@ impl Options {
             protocol_features: DEFAULT_PROTOCOL_FEATURES,
             base: 0,
             regions: vec![RegionSpec::new(DEFAULT_GUEST_ADDR, DEFAULT_MEMORY_SIZE)],
+            make_file: memory::memfd,
             mem_slots: false,
             polled: false,
             log_used: false,
@@ -205,6 +207,12 @@ impl Options {
     /// Memory of these regions. The rings are in the first.
     pub fn regions(mut self, regions: &[RegionSpec]) -> Self {
         self.regions = regions.to_vec();
+        self
+    }
+
+    /// Has the files of memory made so, and not as memfds.
+    pub fn memory_files(mut self, make_file: MakeFile) -> Self {
+        self.make_file = make_file;
         self
     }
 
@@ -500,7 +508,7 @@ impl<R: Ring> RingDriver<R> {
         } else {
             options
         };
-        let memory = GuestMemory::with_regions(&options.regions);
+        let memory = GuestMemory::of_files(options.make_file, &options.regions);
         let mut arena = Arena::new(&memory);
         let mut queues = Vec::new();
         for (index, &size) in (0..).zip(&options.queue_sizes) {

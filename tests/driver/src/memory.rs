@@ -1,4 +1,4 @@
-//! Guest memory: memfds mapped into this process, at guest addresses of the test's choosing.
+//! Guest memory: files, memfds unless a test has others, mapped into this process, at guest addresses of the test's choosing.
 //!
 //! A region is what `VHOST_USER_SET_MEM_TABLE` and `VHOST_USER_ADD_MEM_REG` describe: a guest
 //! address, a size, a file and an offset into it. The front-end's user address is where the region
@@ -12,12 +12,16 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::ffi;
+use rustix::fs::{
+    MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create, open,
+};
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -47,7 +51,84 @@ impl RegionSpec {
     }
 }
 
-/// One region of guest memory: a memfd and where it is mapped here.
+/// Makes a file of this length, for a region.
+pub type MakeFile = fn(u64) -> OwnedFd;
+
+/// A memfd.
+pub fn memfd(length: u64) -> OwnedFd {
+    memfd_with(MemfdFlags::empty(), length)
+}
+
+/// A memfd of huge pages, of which the length must be a multiple.
+pub fn huge_memfd(length: u64) -> OwnedFd {
+    memfd_with(MemfdFlags::HUGETLB, length)
+}
+
+/// A udmabuf: the pages of a memfd as a dma-buf. The length must be a multiple of a page's. The
+/// kernel must have `/dev/udmabuf`.
+pub fn udmabuf(length: u64) -> OwnedFd {
+    let memfd = memfd_with(MemfdFlags::ALLOW_SEALING, length);
+    fcntl_add_seals(&memfd, SealFlags::SHRINK).unwrap_or_else(|e| panic!("cannot seal: {e}"));
+    let mode = OFlags::RDWR | OFlags::CLOEXEC;
+    let device = open("/dev/udmabuf", mode, Mode::empty())
+        .unwrap_or_else(|e| panic!("cannot open /dev/udmabuf: {e}"));
+    let create = CreateUdmabuf(UdmabufCreate {
+        memfd: memfd.as_raw_fd() as u32,
+        flags: UDMABUF_FLAGS_CLOEXEC,
+        offset: 0,
+        size: length,
+    });
+    // SAFETY: the device is udmabuf's, and `CreateUdmabuf` is what it says of this call.
+    unsafe { ioctl(&device, create) }.unwrap_or_else(|e| panic!("cannot make a udmabuf: {e}"))
+}
+
+fn memfd_with(flags: MemfdFlags, length: u64) -> OwnedFd {
+    let file = memfd_create("guest-memory", MemfdFlags::CLOEXEC | flags)
+        .unwrap_or_else(|e| panic!("cannot make a memfd: {e}"));
+    ftruncate(&file, length)
+        .unwrap_or_else(|e| panic!("cannot size a memfd for {length:#x} bytes: {e}"));
+    file
+}
+
+const UDMABUF_FLAGS_CLOEXEC: u32 = 1;
+
+/// `struct udmabuf_create` of `linux/udmabuf.h`.
+#[repr(C)]
+struct UdmabufCreate {
+    memfd: u32,
+    flags: u32,
+    offset: u64,
+    size: u64,
+}
+
+/// `UDMABUF_CREATE`.
+struct CreateUdmabuf(UdmabufCreate);
+
+// SAFETY: the opcode is `_IOW('u', 0x42, struct udmabuf_create)`; the call reads that structure,
+// which has no padding, and returns a descriptor that nobody else has.
+unsafe impl Ioctl for CreateUdmabuf {
+    type Output = OwnedFd;
+
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        opcode::write::<UdmabufCreate>(b'u', 0x42)
+    }
+
+    fn as_ptr(&mut self) -> *mut ffi::c_void {
+        ptr::from_mut(&mut self.0).cast()
+    }
+
+    unsafe fn output_from_ptr(
+        output: IoctlOutput,
+        _: *mut ffi::c_void,
+    ) -> rustix::io::Result<OwnedFd> {
+        // SAFETY: the call succeeded: this is the new descriptor.
+        Ok(unsafe { OwnedFd::from_raw_fd(output) })
+    }
+}
+
+/// One region of guest memory: a file and where it is mapped here.
 pub struct Region {
     spec: RegionSpec,
     file: OwnedFd,
@@ -65,7 +146,7 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
-    fn new(spec: RegionSpec) -> Self {
+    fn new(spec: RegionSpec, make_file: MakeFile) -> Self {
         let RegionSpec {
             guest_addr,
             size,
@@ -76,10 +157,7 @@ impl Region {
             size > 0 && guest_addr.checked_add(size).is_some(),
             "a region of {size:#x} bytes at {guest_addr:#x} is not possible"
         );
-        let file = memfd_create("guest-memory", MemfdFlags::CLOEXEC)
-            .unwrap_or_else(|e| panic!("cannot make a memfd: {e}"));
-        ftruncate(&file, file_len.unwrap_or(mmap_offset + size))
-            .unwrap_or_else(|e| panic!("cannot size a memfd for {spec:x?}: {e}"));
+        let file = make_file(file_len.unwrap_or(mmap_offset + size));
 
         let page = rustix::param::page_size() as u64;
         let lead = mmap_offset % page;
@@ -172,6 +250,8 @@ impl fmt::Debug for Region {
 #[derive(Clone, Debug)]
 pub struct GuestMemory {
     regions: Arc<Vec<Arc<Region>>>,
+    /// Makes the file of a region that is added.
+    make_file: MakeFile,
 }
 
 macro_rules! atomic_access {
@@ -238,8 +318,14 @@ impl GuestMemory {
 
     /// Memory with these regions.
     pub fn with_regions(specs: &[RegionSpec]) -> Self {
+        Self::of_files(memfd, specs)
+    }
+
+    /// Memory with these regions, whose files are made so.
+    pub fn of_files(make_file: MakeFile, specs: &[RegionSpec]) -> Self {
         let mut memory = GuestMemory {
             regions: Arc::default(),
+            make_file,
         };
         for spec in specs {
             memory.add_region(*spec);
@@ -253,7 +339,7 @@ impl GuestMemory {
     ///
     /// Panics if it overlaps another region; tests of overlapping tables send them raw.
     pub fn add_region(&mut self, spec: RegionSpec) -> Arc<Region> {
-        let region = Arc::new(Region::new(spec));
+        let region = Arc::new(Region::new(spec, self.make_file));
         let new = region.guest_range();
         if let Some(other) = self
             .regions

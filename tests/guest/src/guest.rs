@@ -21,6 +21,11 @@ use crate::qmp::Qmp;
 use crate::seen::{CommandOutput, Seen};
 use crate::setup::{self, Images};
 
+/// The number of `VIRTIO_F_RING_PACKED`.
+pub const RING_PACKED: usize = 34;
+/// The number of `VIRTIO_F_IN_ORDER`.
+pub const IN_ORDER: usize = 35;
+
 /// How long a guest may live, all in all, unless it is told to. One that is well takes seconds.
 const LIFE: Duration = Duration::from_secs(120);
 /// How long QEMU may take to open its monitor and command port.
@@ -57,6 +62,7 @@ pub struct Guest {
     device_tree: String,
     life: Duration,
     resets: bool,
+    plugs: bool,
     reconnects: bool,
     console_on_terminal: bool,
 }
@@ -90,6 +96,7 @@ impl Guest {
             device_tree: String::new(),
             life: LIFE,
             resets: false,
+            plugs: false,
             reconnects: false,
             console_on_terminal: false,
         }
@@ -159,11 +166,19 @@ impl Guest {
         self
     }
 
-    /// Lets QEMU connect to the daemons again when they have gone and are back.
+    /// Lets the guest's devices be [taken out](RunningGuest::unplug) and
+    /// [put back](RunningGuest::plug). QEMU's connection to a daemon stays meanwhile.
+    #[must_use]
+    pub fn plugs(mut self) -> Self {
+        self.plugs = true;
+        self
+    }
+
+    /// The same, and QEMU connects to the daemons again when they have gone and are back.
     #[must_use]
     pub fn reconnects(mut self) -> Self {
         self.reconnects = true;
-        self
+        self.plugs()
     }
 
     /// Puts the guest's console on this program's terminal, for
@@ -225,10 +240,11 @@ impl Guest {
         })();
         let show = |_: &anyhow::Error| logs.iter().for_each(Log::show);
         let (port, mut qmp) = connected.inspect_err(show)?;
-        if self.reconnects {
+        if self.plugs {
             self.plug_all(&mut qmp).inspect_err(show)?;
         }
         Ok(RunningGuest {
+            arch: self.arch,
             qemu,
             port,
             qmp,
@@ -241,8 +257,9 @@ impl Guest {
         })
     }
 
-    /// Gives a machine that has not begun to run its devices. A character device that reconnects
-    /// is not connected yet when QEMU makes the devices of its command line, and they fail then.
+    /// Gives a machine that has not begun to run its devices, as it is given them again later. A
+    /// character device that reconnects is not connected yet when QEMU makes the devices of its
+    /// command line, and they fail then.
     fn plug_all(&self, qmp: &mut Qmp) -> Result<()> {
         for (number, device) in self.devices.iter().enumerate() {
             plug(qmp, number, &device.model)?;
@@ -292,19 +309,20 @@ impl Guest {
         command.arg("-kernel").arg(&images.kernel);
         command.arg("-initrd").arg(directory.join(INITRAMFS));
         command.arg("-append");
-        command.arg(format!("console={} quiet panic=-1", self.arch.console));
+        let (console, more) = (self.arch.console, self.arch.boot_options);
+        command.arg(format!("console={console} quiet panic=-1 {more}"));
         for (number, device) in self.devices.iter().enumerate() {
             let id = device_id(number);
             let reconnect = if self.reconnects { RECONNECT } else { "" };
             add_socket(&mut command, &id, &device.socket, reconnect)?;
             command.arg("-device");
-            command.arg(match self.reconnects {
+            command.arg(match self.plugs {
                 // The device comes later: see `plug_all`.
-                true => format!("pcie-root-port,id=port-{id},chassis={number}"),
+                true => format!("pcie-root-port,id=port-{id},chassis={number},slot={number}"),
                 false => format!("{},chardev={id}", device.model),
             });
         }
-        if self.reconnects {
+        if self.plugs {
             command.arg("-S");
         }
         add_socket(&mut command, "qmp", &directory.join(QMP), "")?;
@@ -380,6 +398,7 @@ fn accept(listener: &UnixListener, qemu: &mut Process, deadline: Instant) -> Res
 /// A booted guest. Dropped without being powered off or killed, as when a test
 /// fails, it is killed and its console is shown.
 pub struct RunningGuest {
+    arch: &'static Arch,
     qemu: Process,
     port: Port,
     qmp: Qmp,
@@ -401,6 +420,17 @@ impl RunningGuest {
     pub fn run_all(&mut self, lines: &[&str]) -> Result<Seen> {
         let outputs = lines.iter().map(|line| self.run(line));
         Ok(Seen::new(outputs.collect::<Result<_>>()?))
+    }
+
+    /// Whether the driver of a virtio device, which is one of a directory in the guest's
+    /// `/sys/bus/virtio`, took the feature with this number.
+    pub fn has_feature(&mut self, device: &str, feature: usize) -> Result<bool> {
+        // A 0 or a 1 for each: 64 of them, or 128 in newer kernels.
+        let features = self.run(&format!("cat /sys/bus/virtio/{device}/features"))?;
+        features.succeeded();
+        let bit = features.text().as_bytes().get(feature);
+        let bit = bit.with_context(|| format!("no feature {feature} in {features}"))?;
+        Ok(*bit == b'1')
     }
 
     /// QEMU's monitor.
@@ -439,10 +469,16 @@ impl RunningGuest {
     }
 
     /// Takes a device out of the running machine; its number is that of the order in which the
-    /// guest was given its devices. The guest must have been made with [`Guest::reconnects`].
+    /// guest was given its devices. The guest must have been made with [`Guest::plugs`].
     pub fn unplug(&mut self, number: usize) -> Result<()> {
         let id = format!("plugged-{}", device_id(number));
         self.qmp.execute_with("device_del", json!({ "id": id }))?;
+        if self.arch.has_device_tree {
+            // That is a press of the slot's button, behind which Linux waits for 5 seconds lest it
+            // is pressed again. This has it go on.
+            let power = format!("echo 0 >/sys/bus/pci/slots/{number}/power");
+            self.run(&power)?.succeeded();
+        }
         self.qmp
             .wait_for_event("DEVICE_DELETED", |data| data["device"] == id.as_str())
     }

@@ -44,7 +44,7 @@ mod test_program;
 pub use arch::Arch;
 pub use control::Control;
 pub use daemon::{Daemon, RunningDaemon};
-pub use guest::{Guest, RunningGuest};
+pub use guest::{Guest, IN_ORDER, RING_PACKED, RunningGuest};
 pub use held::Held;
 pub use qmp::Qmp;
 pub use seen::{CommandOutput, Seen};

@@ -92,6 +92,20 @@ impl Bench {
         Ok(output.text().to_owned())
     }
 
+    /// Hands lines of the chip to programs that know sysfs, and gives back the directory of each.
+    /// Linux 6.12 calls it by the line's name, 7.3 by its number.
+    fn export(&mut self, lines: &[(u16, &str)]) -> Result<Vec<String>> {
+        let base: u16 = self.run("cat /sys/class/gpio/gpiochip*/base")?.parse()?;
+        let mut directories = Vec::new();
+        for (line, name) in lines {
+            let number = base + line;
+            self.run(&format!("echo {number} >/sys/class/gpio/export"))?;
+            let found = format!("ls -d /sys/class/gpio/* | grep -E '/({name}|gpio{number})$'");
+            directories.push(self.run(&found)?);
+        }
+        Ok(directories)
+    }
+
     /// Waits until a line of shell prints this.
     fn wait_for(&mut self, line: &str, expected: &str) -> Result<()> {
         for _ in 0..TRIES {
@@ -175,9 +189,7 @@ fn edges_are_seen_by_gpiomon(arch: &'static Arch) -> Result<()> {
 
 fn each_edge_is_one_interrupt(arch: &'static Arch) -> Result<()> {
     let mut bench = Bench::boot(arch)?;
-    let base: u16 = bench.run("cat /sys/class/gpio/gpiochip*/base")?.parse()?;
-    bench.run(&format!("echo {} >/sys/class/gpio/export", base + 3))?;
-    let line = "/sys/class/gpio/button";
+    let line = bench.export(&[(3, "button")])?.remove(0);
     bench.run(&format!("echo in >{line}/direction"))?;
     // Armed when this is back.
     bench.run(&format!("echo both >{line}/edge"))?;
@@ -201,10 +213,7 @@ fn each_edge_is_one_interrupt(arch: &'static Arch) -> Result<()> {
 
 fn interrupts_survive_a_pause(arch: &'static Arch) -> Result<()> {
     let mut bench = Bench::boot(arch)?;
-    let base: u16 = bench.run("cat /sys/class/gpio/gpiochip*/base")?.parse()?;
-    for (number, name) in [(base + 3, "button"), (base + 4, "sim4")] {
-        let line = format!("/sys/class/gpio/{name}");
-        bench.run(&format!("echo {number} >/sys/class/gpio/export"))?;
+    for line in bench.export(&[(3, "button"), (4, "sim4")])? {
         bench.run(&format!("echo in >{line}/direction"))?;
         bench.run(&format!("echo rising >{line}/edge"))?;
     }

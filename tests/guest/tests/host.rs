@@ -80,6 +80,23 @@ fn gpio_on_chips_of_the_kernel() -> Result<()> {
 }
 
 #[test]
+fn memory_of_each_kind_that_the_kernel_has() -> Result<()> {
+    let tests = TestProgram::build("vhost-device-rng", "kernel")?;
+    let mut host = Guest::new().test_program(&tests)?.boot()?;
+    for line in [
+        "echo 8 > /proc/sys/vm/nr_hugepages",
+        "mkdir /tmp/overlay && mount -t tmpfs tmpfs /tmp/overlay",
+        "cd /tmp/overlay && mkdir lower upper work merged && mount -t overlay overlay \
+         -o lowerdir=lower,upperdir=upper,workdir=work merged",
+    ] {
+        host.run(line)?.succeeded();
+    }
+    let overlay = "VHOST_DEVICE_TEST_OVERLAY=/tmp/overlay/merged";
+    host.run_tests(&tests, &[overlay])?.all_passed();
+    host.power_off()
+}
+
+#[test]
 fn scmi_on_hardware_of_the_kernel() -> Result<()> {
     let tests = TestProgram::build("vhost-device-scmi", "kernel")?;
     let mut host = Guest::new().test_program(&tests)?.boot()?;

@@ -1,13 +1,17 @@
 //! What a guest and its daemons live through: after each event the same
 //! commands work again, and the daemons hold no more than before.
 //!
-//! One guest has all of the devices, each with a daemon of its own.
+//! One guest has all of the devices, each with a daemon of its own. Each test is done with packed
+//! rings and with split ones: `packed::NAME` and `split::NAME`.
+
+mod devices;
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use vhost_device_guest::{Daemon, Guest, Held, RunningDaemon, RunningGuest};
+use devices::{DEVICES, Device};
+use vhost_device_guest::{Guest, Held, RING_PACKED, RunningDaemon, RunningGuest};
 
 /// Only a leak takes as long.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -15,54 +19,42 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// How many times a device's command is run while the guest is stopped and continued.
 const BUSY: u32 = 40;
 
-/// A device, and what works again after each event.
-struct Device {
-    program: &'static str,
-    args: &'static [&'static str],
-    /// QEMU's name of it.
-    model: &'static str,
-    /// Its driver's directory in `/sys/bus/virtio/drivers`.
-    driver: &'static str,
-    /// Sends requests to the device, of which the daemon's state keeps nothing.
-    command: &'static str,
-    /// What the command prints, one line, when all is well.
-    says: &'static str,
-    /// Its driver gives a request up when the device goes. Linux's for I2C and GPIO wait for the
-    /// answer forever, and QEMU 10.0 cannot hand requests under way to the next daemon.
-    gives_up: bool,
+/// How many times each device is taken out and put back.
+const PLUGGED: usize = 20;
+
+/// The kind of all devices' rings.
+#[derive(Clone, Copy, PartialEq)]
+enum Rings {
+    Packed,
+    Split,
 }
 
-const DEVICES: &[Device] = &[
-    Device {
-        program: "vhost-device-rng",
-        args: &[],
-        model: "vhost-user-rng-pci",
-        driver: "virtio_rng",
-        command: "dd if=/dev/hwrng bs=1k count=1 2>/dev/null | wc -c",
-        says: "1024",
-        gives_up: true,
-    },
-    Device {
-        program: "vhost-device-i2c",
-        args: &["-l", "sim"],
-        model: "vhost-user-i2c-pci",
-        driver: "i2c_virtio",
-        command: "/usr/sbin/i2cset -y 0 0x20 7 0x5a && /usr/sbin/i2cget -y 0 0x20 7",
-        says: "0x5a",
-        gives_up: false,
-    },
-    Device {
-        program: "vhost-device-gpio",
-        args: &["-l", "sim:2,loop=0-1"],
-        model: "vhost-user-gpio-pci",
-        driver: "gpio_virtio",
-        command: "/usr/bin/gpioset --mode=signal gpiochip0 0=1 & for i in $(seq 100); do \
-            [ \"$(/usr/bin/gpioget gpiochip0 1)\" = 1 ] && echo looped && break; done; \
-            kill $!; wait",
-        says: "looped",
-        gives_up: false,
-    },
-];
+/// Makes a test of each of these functions for each kind of ring, which the function takes.
+macro_rules! on_each_kind_of_ring {
+    (@ $module:ident $rings:ident $($test:ident)+) => {
+        mod $module {
+            $(
+                #[test]
+                fn $test() -> anyhow::Result<()> {
+                    super::$test(super::Rings::$rings)
+                }
+            )+
+        }
+    };
+    ($($test:ident),+ $(,)?) => {
+        on_each_kind_of_ring! { @ packed Packed $($test)+ }
+        on_each_kind_of_ring! { @ split Split $($test)+ }
+    };
+}
+
+on_each_kind_of_ring! {
+    v7_a_guest_reboots_panics_and_is_reset,
+    v7_drivers_are_unbound_and_bound_again,
+    v2_a_working_guest_is_stopped_and_continued,
+    v7_qemu_is_killed_or_quits_and_another_comes,
+    v7_daemons_are_killed_or_ended_and_started_again,
+    v14_devices_are_taken_out_and_put_back_on_the_same_connection,
+}
 
 /// A device's daemon, and what it held at two times.
 struct Served {
@@ -81,28 +73,34 @@ struct Life {
 }
 
 impl Life {
-    fn begin() -> Result<Self> {
-        Self::begin_with(Guest::new().resets(), "")
+    fn begin(rings: Rings) -> Result<Self> {
+        Self::begin_with(Guest::new().resets(), rings)
     }
 
-    /// With more `options` for each device of QEMU's.
-    fn begin_with(guest: Guest, options: &str) -> Result<Self> {
+    fn begin_with(guest: Guest, rings: Rings) -> Result<Self> {
+        let without = match rings {
+            Rings::Packed => "",
+            Rings::Split => "packed",
+        };
         let mut daemons = Vec::new();
         for device in DEVICES {
-            let daemon = Daemon::new(device.program).args(device.args).start()?;
+            let daemon = device.daemon(without).start()?;
             let idle = daemon.held()?;
             daemons.push((device, daemon, idle));
         }
         let guest = daemons.iter().fold(guest, |guest, started| {
             let (device, daemon, _) = started;
-            guest.device(&format!("{}{options}", device.model), daemon.socket(0))
+            guest.device(device.model, daemon.socket(0))
         });
         let mut guest = guest.boot()?;
         let mut served = Vec::new();
         for (device, daemon, idle) in daemons {
-            work(device, &mut guest)?;
+            let own_driver = format!("drivers/{}/virtio*", device.driver);
+            let packed = guest.has_feature(&own_driver, RING_PACKED)?;
+            assert_eq!(packed, rings == Rings::Packed, "{}", device.model);
+            device.works(0, &mut guest)?;
             let connected = daemon.held()?;
-            assert_ne!(connected, idle, "{}", device.program);
+            assert_ne!(connected, idle, "{}", device.model);
             served.push(Served {
                 device,
                 daemon,
@@ -117,7 +115,7 @@ impl Life {
     #[track_caller]
     fn goes_on(&mut self) -> Result<()> {
         for served in &self.served {
-            work(served.device, &mut self.guest)?;
+            served.device.works(0, &mut self.guest)?;
             served.comes_to_hold(&served.connected)?;
         }
         Ok(())
@@ -155,52 +153,29 @@ impl Served {
         while self.daemon.held()? != *expected && start.elapsed() < DEADLINE {
             thread::sleep(Duration::from_millis(5));
         }
-        assert_eq!(self.daemon.held()?, *expected, "{}", self.device.program);
+        assert_eq!(self.daemon.held()?, *expected, "{}", self.device.model);
         Ok(())
     }
 }
 
-/// The device's command works.
-fn work(device: &Device, guest: &mut RunningGuest) -> Result<()> {
-    let output = guest.run(device.command)?;
-    assert_eq!(output.output.trim(), device.says, "from {output}");
-    Ok(())
-}
-
-#[test]
-fn v7_a_guest_reboots() -> Result<()> {
-    let mut life = Life::begin()?;
+fn v7_a_guest_reboots_panics_and_is_reset(rings: Rings) -> Result<()> {
+    let mut life = Life::begin(rings)?;
     life.guest.reboot()?;
-    life.goes_on()?;
-    life.end()
-}
-
-#[test]
-fn v7_a_guest_panics() -> Result<()> {
-    let mut life = Life::begin()?;
+    life.goes_on().context("after a reboot")?;
     life.guest.panic()?;
-    life.goes_on()?;
-    life.end()
-}
-
-#[test]
-fn v7_the_machine_is_reset_again_and_again() -> Result<()> {
-    let mut life = Life::begin()?;
-    for _ in 0..3 {
+    life.goes_on().context("after a panic")?;
+    for _ in 0..2 {
         life.guest.reset()?;
-        life.goes_on()?;
+        life.goes_on().context("after a reset")?;
     }
     life.end()
 }
 
-#[test]
-fn v7_drivers_are_unbound_and_bound_again() -> Result<()> {
-    let mut life = Life::begin()?;
+fn v7_drivers_are_unbound_and_bound_again(rings: Rings) -> Result<()> {
+    let mut life = Life::begin(rings)?;
     for _ in 0..3 {
         for served in &life.served {
-            let Device {
-                driver, command, ..
-            } = served.device;
+            let driver = served.device.driver;
             let directory = format!("/sys/bus/virtio/drivers/{driver}");
             let guest = &mut life.guest;
             guest
@@ -209,7 +184,7 @@ fn v7_drivers_are_unbound_and_bound_again() -> Result<()> {
             guest
                 .run(&format!("cat /tmp/name > {directory}/unbind"))?
                 .succeeded();
-            let output = guest.run(command)?;
+            let output = guest.run(&served.device.command(0))?;
             assert_ne!(output.output.trim(), served.device.says, "{output}");
             guest
                 .run(&format!("cat /tmp/name > {directory}/bind"))?
@@ -222,9 +197,7 @@ fn v7_drivers_are_unbound_and_bound_again() -> Result<()> {
 
 /// Runs the device's command again and again, behind the lines that follow.
 fn work_on(device: &Device, guest: &mut RunningGuest) -> Result<()> {
-    let Device {
-        driver, command, ..
-    } = device;
+    let (driver, command) = (device.driver, device.command(0));
     let line = format!(
         "{{ for i in $(seq {BUSY}); do {command}; done; echo end; }} >/tmp/{driver} 2>&1 &"
     );
@@ -248,22 +221,8 @@ fn has_worked(device: &Device, guest: &mut RunningGuest) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn v2_a_working_guest_is_stopped_and_continued() -> Result<()> {
-    stop_and_continue(Life::begin()?)
-}
-
-#[test]
-fn v2_a_working_guest_with_packed_rings_is_stopped_and_continued() -> Result<()> {
-    /// A string of a 0 or a 1 for each feature, of which `VIRTIO_F_RING_PACKED` is the 35th.
-    const PACKED: &str = "for driver in virtio_rng i2c_virtio gpio_virtio; do \
-        cut -c 35 /sys/bus/virtio/drivers/$driver/virtio*/features; done | tr -d '\\n'";
-    let mut life = Life::begin_with(Guest::new().resets(), ",packed=on")?;
-    assert_eq!(life.guest.run(PACKED)?.text(), "111");
-    stop_and_continue(life)
-}
-
-fn stop_and_continue(mut life: Life) -> Result<()> {
+fn v2_a_working_guest_is_stopped_and_continued(rings: Rings) -> Result<()> {
+    let mut life = Life::begin(rings)?;
     for served in &life.served {
         work_on(served.device, &mut life.guest)?;
     }
@@ -286,32 +245,28 @@ fn stop_and_continue(mut life: Life) -> Result<()> {
     life.end()
 }
 
-#[test]
-fn v7_qemu_is_killed_and_another_comes() -> Result<()> {
-    let mut life = Life::begin()?;
+fn v7_qemu_is_killed_or_quits_and_another_comes(rings: Rings) -> Result<()> {
+    let mut life = Life::begin(rings)?;
     for served in &life.served {
         // There are requests under way when it dies.
         work_on(served.device, &mut life.guest)?;
     }
     let mut life = life.replace(RunningGuest::kill)?;
-    life.goes_on()?;
-    life.end()
-}
-
-#[test]
-fn v7_qemu_quits_and_another_comes() -> Result<()> {
-    let mut life = Life::begin()?.replace(RunningGuest::quit)?;
-    life.goes_on()?;
+    life.goes_on().context("after QEMU was killed")?;
+    let mut life = life.replace(RunningGuest::quit)?;
+    life.goes_on().context("after QEMU has quit")?;
     life.end()
 }
 
 /// Ends each daemon while its guest is at work, starts it again, and gives the guest its device
-/// anew: QEMU 10.0 connects again by itself, but then ends (`vhost_dev_start: Assertion`) when the
+/// anew: QEMU connects again by itself, but then ends (`vhost_dev_start: Assertion`) when the
 /// device is still there.
-fn restart(end: impl Fn(&mut RunningDaemon) -> Result<()>) -> Result<()> {
-    let mut life = Life::begin_with(Guest::new().resets().reconnects(), "")?;
-    for round in 0..2 {
-        for served in life.served.iter().filter(|served| served.device.gives_up) {
+fn v7_daemons_are_killed_or_ended_and_started_again(rings: Rings) -> Result<()> {
+    const ENDS: [fn(&mut RunningDaemon) -> Result<()>; 2] =
+        [RunningDaemon::kill, RunningDaemon::terminate];
+    let mut life = Life::begin_with(Guest::new().resets().reconnects(), rings)?;
+    for (round, end) in ENDS.into_iter().cycle().take(4).enumerate() {
+        for served in life.served.iter().filter(|served| gives_up(served.device)) {
             work_on(served.device, &mut life.guest)?;
         }
         for (number, served) in life.served.iter_mut().enumerate() {
@@ -327,6 +282,27 @@ fn restart(end: impl Fn(&mut RunningDaemon) -> Result<()>) -> Result<()> {
     life.end()
 }
 
+/// QEMU keeps the connection of a device that is taken out, and begins anew on it with the next.
+fn v14_devices_are_taken_out_and_put_back_on_the_same_connection(rings: Rings) -> Result<()> {
+    let mut life = Life::begin_with(Guest::new().plugs(), rings)?;
+    for round in 0..PLUGGED {
+        for (number, served) in life.served.iter().enumerate() {
+            life.guest.unplug(number)?;
+            life.guest.plug(number, served.device.model)?;
+            wait_for_driver(served.device, &mut life.guest)?;
+        }
+        life.goes_on()
+            .with_context(|| format!("in round {round}"))?;
+    }
+    life.end()
+}
+
+/// Whether the device's driver gives a request up when the device goes. Linux's for I2C and GPIO
+/// wait for the answer forever, and QEMU cannot hand requests under way to the next daemon.
+fn gives_up(device: &Device) -> bool {
+    device.driver == "virtio_rng"
+}
+
 /// Waits until the guest's driver has a device.
 fn wait_for_driver(device: &Device, guest: &mut RunningGuest) -> Result<()> {
     let found = format!("ls -d /sys/bus/virtio/drivers/{}/virtio*", device.driver);
@@ -335,14 +311,4 @@ fn wait_for_driver(device: &Device, guest: &mut RunningGuest) -> Result<()> {
         assert!(start.elapsed() < DEADLINE, "{} is not bound", device.driver);
     }
     Ok(())
-}
-
-#[test]
-fn v7_daemons_are_killed_and_started_again() -> Result<()> {
-    restart(RunningDaemon::kill)
-}
-
-#[test]
-fn v7_daemons_are_ended_and_started_again() -> Result<()> {
-    restart(RunningDaemon::terminate)
 }

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
-use vhost_device_guest::{Arch, Control, Daemon, Guest, RunningGuest, scmi};
+use vhost_device_guest::{Arch, Control, Daemon, Guest, RING_PACKED, RunningGuest, scmi};
 
 const DEVICE: &str = "vhost-user-scmi-pci";
+
+/// The same device in QEMU's general front-end. That of the device itself withholds packed rings.
+const GENERAL_DEVICE: &str = "vhost-user-test-device-pci,virtio-id=32,num_vqs=2";
 
 /// How often something is looked for before the test gives up.
 const TRIES: usize = 500;
@@ -50,10 +53,10 @@ struct Bench {
 
 impl Bench {
     fn boot() -> Result<Self> {
-        Self::boot_with(Guest::of(&Arch::AARCH64))
+        Self::boot_with(Guest::of(&Arch::AARCH64), DEVICE)
     }
 
-    fn boot_with(guest: Guest) -> Result<Self> {
+    fn boot_with(guest: Guest, device: &str) -> Result<Self> {
         let directory = TempDir::new()?;
         let control: PathBuf = directory.path().join("control");
         let daemon = Daemon::new("vhost-device-scmi")
@@ -62,7 +65,7 @@ impl Bench {
                 "--sim-control".as_ref(),
                 control.as_os_str(),
             ])
-            .device(DEVICE);
+            .device(device);
         let guest = guest.attach(daemon).device_tree(scmi::TREE).boot()?;
         Ok(Self {
             guest,
@@ -138,8 +141,24 @@ impl Bench {
 }
 
 #[test]
-fn each_protocol_has_its_driver() -> Result<()> {
-    let mut bench = Bench::boot()?;
+fn each_protocol_has_its_driver_on_split_rings() -> Result<()> {
+    let bench = Bench::boot()?;
+    each_protocol_has_its_driver(bench, false)
+}
+
+#[test]
+fn each_protocol_has_its_driver_on_packed_rings() -> Result<()> {
+    let bench = Bench::boot_with(Guest::of(&Arch::AARCH64), GENERAL_DEVICE)?;
+    each_protocol_has_its_driver(bench, true)
+}
+
+fn each_protocol_has_its_driver(mut bench: Bench, packed: bool) -> Result<()> {
+    assert_eq!(
+        bench
+            .guest
+            .has_feature("drivers/scmi-virtio/virtio*", RING_PACKED)?,
+        packed
+    );
     assert_eq!(bench.run(scmi::LIST_DRIVERS)?, scmi::DRIVERS.join("\n"));
     assert_eq!(bench.run("cat /sys/kernel/debug/devices_deferred")?, "");
     let messages = bench.run("dmesg | grep -i scmi")?;
@@ -147,6 +166,19 @@ fn each_protocol_has_its_driver() -> Result<()> {
     assert!(!messages.contains("not implemented"), "{messages}");
     let errors = format!("cat {RAW}/../transport/counters/xfers_response_timeout");
     assert_eq!(bench.run(&errors)?, "0");
+    // Often enough that the rings wrap around.
+    for turn in 0..100 {
+        bench.host(&format!("sensor:cpu-temp={turn}"))?;
+        assert_eq!(bench.hwmon("cpu-temp")?, turn.to_string());
+    }
+    bench.command(trip::CONFIG)?;
+    bench.command(trip::NOTIFY)?;
+    for _ in 0..20 {
+        bench.host("sensor:cpu-temp=70000")?;
+        assert_eq!(bench.notification(trip::EVENT)?, trip::UP);
+        bench.host("sensor:cpu-temp=1000")?;
+        assert_eq!(bench.notification(trip::EVENT)?, trip::DOWN);
+    }
     bench.guest.power_off()
 }
 
@@ -342,7 +374,7 @@ fn a_guest_shuts_down_in_its_own_time_when_it_is_asked_to() -> Result<()> {
 
 #[test]
 fn a_guest_reboots_when_it_is_asked_to() -> Result<()> {
-    let mut bench = Bench::boot_with(Guest::of(&Arch::AARCH64).resets())?;
+    let mut bench = Bench::boot_with(Guest::of(&Arch::AARCH64).resets(), DEVICE)?;
     for _ in 0..2 {
         assert_eq!(bench.host.ask("reboot 0")?, "told 0");
         bench.guest.comes_back()?;
@@ -354,7 +386,7 @@ fn a_guest_reboots_when_it_is_asked_to() -> Result<()> {
 
 #[test]
 fn a_guest_that_was_reset_begins_anew() -> Result<()> {
-    let mut bench = Bench::boot_with(Guest::of(&Arch::AARCH64).resets())?;
+    let mut bench = Bench::boot_with(Guest::of(&Arch::AARCH64).resets(), DEVICE)?;
     bench.run(&format!("echo enabled >{SWITCH}/state"))?;
     assert_eq!(bench.host("voltage:vdd-io.enabled")?, "on");
     for temperature in ["25000", "26000"] {

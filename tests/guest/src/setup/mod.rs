@@ -41,6 +41,7 @@ pub use background::Background;
 use cache::{Cache, Purpose};
 pub use crates::{Build, install_crate, install_crate_with};
 use kernel::Kernel;
+pub use kernel::{SERIES, Series};
 pub use library::{Library, Origin, build_library};
 use packages::Packages;
 pub use progress::{Progress, Step};
@@ -72,12 +73,17 @@ impl Images {
 }
 
 /// Makes everything that guests of these architectures need be there, saying
-/// what it does.
+/// what it does. The kernels are of the series that is [chosen](Series::chosen).
 pub fn run(archs: &[&'static Arch], progress: &Progress) -> Result<()> {
+    run_with(archs, Series::chosen()?, progress)
+}
+
+/// The same with kernels of this series.
+pub fn run_with(archs: &[&'static Arch], series: &Series, progress: &Progress) -> Result<()> {
     let cache = Cache::open()?;
     let mut missing = Vec::new();
     for &arch in archs {
-        if look(arch, &cache)?.is_none() {
+        if look(arch, series, &cache)?.is_none() {
             missing.push(arch);
         }
     }
@@ -87,11 +93,8 @@ pub fn run(archs: &[&'static Arch], progress: &Progress) -> Result<()> {
     let cache = cache.lock(Purpose::Guests, progress)?;
     let apt = Apt::new(&cache, progress);
     let newer = Packages::newer(&cache, progress);
-    for arch in &missing {
+    for &arch in &missing {
         Qemu::unpack(arch, &cache, &newer)?;
-    }
-    kernel::build(&missing, &cache, &apt, progress)?;
-    for arch in missing {
         let foreign = Packages::foreign(&cache, progress, arch.debian);
         let packages = if arch.is_own() {
             apt.packages()
@@ -100,7 +103,11 @@ pub fn run(archs: &[&'static Arch], progress: &Progress) -> Result<()> {
         };
         busybox::extract(arch, &cache, packages)?;
         tools::extract(arch, &cache, packages)?;
-        find(arch)?;
+    }
+    // The last, as it takes longest.
+    kernel::build(&missing, series, &cache, &apt, &newer, progress)?;
+    for arch in missing {
+        find_with(arch, series)?;
     }
     Ok(())
 }
@@ -135,7 +142,7 @@ pub fn run_quickly(arch: &'static Arch, stock: bool, progress: &Progress) -> Res
 fn quick_kernel(arch: &'static Arch, stock: bool, cache: &Cache) -> Result<Option<Kernel>> {
     let built = match stock {
         true => None,
-        false => kernel::find(arch, cache)?,
+        false => kernel::find(arch, Series::chosen()?, cache)?,
     };
     built.map_or_else(|| stock::find(arch, cache), |kernel| Ok(Some(kernel)))
 }
@@ -158,10 +165,15 @@ pub fn require(
 
 /// What guests of this architecture need, when [`run`] made it be there before.
 pub fn find(arch: &'static Arch) -> Result<Images> {
-    look(arch, &Cache::open()?)?.with_context(|| {
+    find_with(arch, Series::chosen()?)
+}
+
+/// The same with a kernel of this series.
+pub fn find_with(arch: &'static Arch, series: &Series) -> Result<Images> {
+    look(arch, series, &Cache::open()?)?.with_context(|| {
         format!(
-            "the guests for {} are not set up: run `cargo xtask setup`",
-            arch.name
+            "the guests for {} with Linux {} are not set up: run `cargo xtask setup --kernel {1}`",
+            arch.name, series.name
         )
     })
 }
@@ -174,8 +186,8 @@ pub(crate) fn find_dtc() -> Result<std::process::Command> {
         .dtc()
 }
 
-fn look(arch: &'static Arch, cache: &Cache) -> Result<Option<Images>> {
-    look_with(arch, kernel::find(arch, cache)?, cache)
+fn look(arch: &'static Arch, series: &Series, cache: &Cache) -> Result<Option<Images>> {
+    look_with(arch, kernel::find(arch, series, cache)?, cache)
 }
 
 /// What guests with this kernel need.

@@ -82,6 +82,7 @@ const UPDATE_TRIES: u32 = 3;
 const UPDATE_PAUSE: Duration = Duration::from_secs(5);
 
 /// A package, and the series of versions that will do.
+#[derive(Debug)]
 pub(crate) struct Pin {
     pub(crate) package: &'static str,
     pub(crate) version: &'static str,
