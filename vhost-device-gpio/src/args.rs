@@ -313,6 +313,12 @@ impl FromStr for Lines {
                 "{text:?} names no chip: write LINES@gpiochip0, gpiochip0, or sim:8"
             ));
         }
+        if chip.contains('@') {
+            return invalid(format!(
+                "{text:?} names two chips: write + between the lines of one and of the next, as in \
+                 0-3@gpiochip0+0@gpiochip1"
+            ));
+        }
         let which = which.map(|which| which.split(',').map(str::parse).collect());
         Ok(Self {
             chip: chip_path(chip),
@@ -624,6 +630,7 @@ mod tests {
             ("0-3@s8", "whole, without lines before an `@`: sim:8"),
             ("s4+s8", "alone: sim:4"),
             ("0-3", "no chip: write 0-3@gpiochip0"),
+            ("0@0,1@1", "names two chips: write + between"),
             ("1,4-7", "no chip: write 1,4-7@gpiochip0"),
             ("0-3@sim8", "without lines before an `@`: sim:8"),
         ] {

@@ -4,7 +4,7 @@
 //! then, and nothing is opened later. It is shared by all guests, each with a thread of its own:
 //! a driver is `Sync`, its methods take `&self`, and what it remembers is behind a lock of its
 //! own, held for a moment. Where hardware can be accessed by one guest at a time only, they take
-//! [turns](turns::Turns), so that none waits for longer than one access of each that came before
+//! [turns](vhost_device_backend::Turns), so that none waits for longer than one access of each that came before
 //! it. What belongs to one guest (subscriptions, trip
 //! points, its view of the resources) is in that guest's device and never here.
 //!
@@ -32,7 +32,6 @@ mod powercap;
 mod reset;
 mod sensor;
 mod system;
-pub(crate) mod turns;
 mod unit;
 mod voltage;
 

@@ -10,7 +10,7 @@
 //!
 //! Hardware may be slow, and a guest waits for no other's: the locks here are held for a moment
 //! each, and never while a driver is called. Guests that change the same resource take
-//! [turns](crate::host::turns::Turns). What a guest wanted is forgotten at once when it leaves; that
+//! [turns](Turns). What a guest wanted is forgotten at once when it leaves; that
 //! the hardware serves the others then is seen to on a thread that no guest waits for.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,9 +21,8 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
-use vhost_device_backend::{RateLimit, limited};
+use vhost_device_backend::{RateLimit, Turns, limited};
 
-use crate::host::turns::Turns;
 use crate::host::{Error, Guest, Platform, PowerState, ResourceId, Result, SystemState};
 
 /// The platform and what its guests have to do with each other through it.

@@ -21,6 +21,7 @@
 //! | `sigbus` | a file that is truncated under its mapping ends one session, not the process |
 //! | `rate_limit` | a guest cannot flood the log |
 //! | `timer` | what a device waits for |
+//! | `turns` | what several guests use, in the order in which they came |
 
 pub mod device;
 mod features;
@@ -34,6 +35,7 @@ mod sigbus;
 mod spin;
 mod table;
 mod timer;
+mod turns;
 mod vring;
 
 /// For [`limited!`], which names it.
@@ -49,3 +51,4 @@ pub use session::{End, Error, Logs, Options, Patience, Queues, publish, serve};
 pub use spin::Cores;
 pub use table::{Limits, MAX_MEM_SLOTS};
 pub use timer::Timer;
+pub use turns::{Turn, Turns};

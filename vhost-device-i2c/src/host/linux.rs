@@ -176,7 +176,7 @@ impl Linux {
             [] => Err(OpenError::NoName {
                 name: name.to_owned(),
                 hint: match bus_number(name) {
-                    Some(number) => format!("/dev/i2c-{number} is written {number}"),
+                    Some(number) => format!("to have /dev/i2c-{number}, write {number}"),
                     None => there_are(Path::new(SYSFS)),
                 },
             }),
@@ -556,7 +556,7 @@ mod tests {
         let error = Linux::by_path(Path::new("/dev/null")).unwrap_err();
         assert!(matches!(error, OpenError::Kind(_)), "{error}");
         let error = Linux::by_name("i2c-7").unwrap_err().to_string();
-        assert!(error.contains("/dev/i2c-7 is written 7"), "{error}");
+        assert!(error.contains("to have /dev/i2c-7, write 7"), "{error}");
         let error = Linux::by_path(Path::new("/missing")).unwrap_err();
         assert!(matches!(error, OpenError::Open { .. }), "{error}");
         let error = Linux::by_path(Path::new("/tmp")).unwrap_err();

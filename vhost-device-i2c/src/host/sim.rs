@@ -19,13 +19,11 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::thread::{NanosleepRelativeResult, Timespec, nanosleep};
+use vhost_device_backend::Turns;
 
-use self::turns::Turns;
 use super::smbus::{self, Call};
 use super::{Bus, BusId, Data, Failure, Functionality, Message, timeout_in_force};
 use crate::address::Address;
-
-mod turns;
 
 /// Where the LM75 is.
 const LM75: Address = Address::Seven(0x48);
@@ -131,18 +129,16 @@ impl Sim {
 
     /// What the LM75 measures, in degrees Celsius.
     pub fn temperature(&self) -> f32 {
-        let measured = |wires: &mut Wires| wires.chips.get(&LM75)?.temperature();
-        self.wires.take(measured).unwrap_or_default()
+        let wires = self.wires.take();
+        let chip = wires.chips.get(&LM75);
+        chip.and_then(|chip| chip.temperature()).unwrap_or_default()
     }
 
     /// Changes the temperature at the LM75.
     pub fn set_temperature(&self, degrees: f32) {
-        self.wires.take(|wires| {
-            let chip = wires.chips.get_mut(&LM75);
-            if let Some(chip) = chip {
-                chip.set_temperature(degrees);
-            }
-        });
+        if let Some(chip) = self.wires.take().chips.get_mut(&LM75) {
+            chip.set_temperature(degrees);
+        }
     }
 
     /// Puts messages on the wire, and waits for as long as that would take.
@@ -150,10 +146,11 @@ impl Sim {
         let start = Instant::now();
         let mut tries: u32 = 0;
         loop {
-            let (result, timeout, retries) = self.wires.take(|wires| {
-                let result = wires.play(messages);
-                (result, wires.timeout, wires.retries)
-            });
+            let mut wires = self.wires.take();
+            let result = wires.play(messages);
+            let (timeout, retries) = (wires.timeout, wires.retries);
+            // Nobody waits for who sleeps.
+            drop(wires);
             match result {
                 // As in the kernel, not beyond the timeout: a group may make the bus busy for
                 // itself each time.
@@ -215,12 +212,12 @@ impl Bus for Sim {
 
     fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
         let timeout = timeout_in_force(timeout);
-        self.wires.take(|wires| wires.timeout = timeout);
+        self.wires.take().timeout = timeout;
         Ok(())
     }
 
     fn set_retries(&self, retries: u32) -> io::Result<()> {
-        self.wires.take(|wires| wires.retries = retries);
+        self.wires.take().retries = retries;
         Ok(())
     }
 

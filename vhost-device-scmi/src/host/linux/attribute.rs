@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use rustix::fs::{Access, FileType, OFlags};
-use vhost_device_backend::limited;
+use vhost_device_backend::{Turns, limited};
 
 use super::{CANNOT_READ, CANNOT_SET, OpenError, Opened};
-use crate::host::turns::Turns;
 use crate::host::{Error, Result};
 
 /// What is read of a file at most. An attribute in sysfs has a page; a hook that somebody fills

@@ -7,9 +7,10 @@
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use vhost_device_backend::Turns;
+
 use super::attribute::{Attribute, Mode, Number, Place, Window, parse_number};
 use super::{OpenError, Opened, Root};
-use crate::host::turns::Turns;
 use crate::host::{Driver, Error, Limits, PerformanceDriver, Result};
 
 /// How much less than a level's frequency a measured one may be, as its part: counters are not

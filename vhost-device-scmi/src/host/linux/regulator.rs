@@ -7,10 +7,11 @@
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use vhost_device_backend::Turns;
+
 use super::attribute::{Mode, Number, Place, Switch, Words};
 use super::switched::Switched;
 use super::{Opened, Root};
-use crate::host::turns::Turns;
 use crate::host::{Driver, Error, Result, VoltageDriver};
 
 const CONSUMERS: &str = "sys/bus/platform/devices";

@@ -15,13 +15,12 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFlags, epoll, eventfd};
 use rustix::fs::{Access, OFlags};
-use vhost_device_backend::{RateLimit, limited};
+use vhost_device_backend::{RateLimit, Turns, limited};
 
 use super::decimal::Decimal;
 use super::{Attribute, Channel, Conversion, Opener, device, groups, name_of, shape};
 use crate::host::linux::attribute::{Mode, Sink};
 use crate::host::linux::{OpenError, Opened, Root, entries};
-use crate::host::turns::Turns;
 use crate::host::{Driver, Error, Event, Reading, Result, SensorDriver, Shape};
 
 /// The longest sample. A kernel that tells of longer ones must not fill the memory.
