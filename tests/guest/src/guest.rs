@@ -472,12 +472,14 @@ impl RunningGuest {
     /// guest was given its devices. The guest must have been made with [`Guest::plugs`].
     pub fn unplug(&mut self, number: usize) -> Result<()> {
         let id = format!("plugged-{}", device_id(number));
-        self.qmp.execute_with("device_del", json!({ "id": id }))?;
         if self.arch.has_device_tree {
-            // That is a press of the slot's button, behind which Linux waits for 5 seconds lest it
-            // is pressed again. This has it go on.
+            // There device_del is a press of the slot's button, behind which Linux waits for 5
+            // seconds lest it is pressed again. What it does then is done here at once, and QEMU
+            // deletes the device.
             let power = format!("echo 0 >/sys/bus/pci/slots/{number}/power");
             self.run(&power)?.succeeded();
+        } else {
+            self.qmp.execute_with("device_del", json!({ "id": id }))?;
         }
         self.qmp
             .wait_for_event("DEVICE_DELETED", |data| data["device"] == id.as_str())
@@ -485,7 +487,13 @@ impl RunningGuest {
 
     /// Puts a device back that was taken out, as soon as QEMU is connected to its daemon.
     pub fn plug(&mut self, number: usize, model: &str) -> Result<()> {
-        plug(&mut self.qmp, number, model)
+        plug(&mut self.qmp, number, model)?;
+        if self.arch.has_device_tree {
+            // Linux does not look at a slot that it was told to switch off.
+            let power = format!("echo 1 >/sys/bus/pci/slots/{number}/power");
+            self.run(&power)?.succeeded();
+        }
+        Ok(())
     }
 
     /// Leaves the user to a shell on the guest's console until it ends or

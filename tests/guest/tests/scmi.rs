@@ -15,6 +15,9 @@ const GENERAL_DEVICE: &str = "vhost-user-test-device-pci,virtio-id=32,num_vqs=2"
 /// How often something is looked for before the test gives up.
 const TRIES: usize = 500;
 
+/// How many times the device is taken out and put back.
+const PLUGGED: usize = 20;
+
 /// The consumers of the device tree.
 const SETTER: &str = "/sys/bus/platform/devices/regulator-setter";
 const SWITCH: &str = "/sys/bus/platform/devices/regulator-switch";
@@ -44,6 +47,11 @@ mod trip {
 /// `RESET` of protocol 0x16: domain 0, by itself.
 const RESET: &[u32] = &[0x5804, 0, 1, 0];
 
+/// A guest that knows of everything that the simulated platform has.
+fn board() -> Guest {
+    Guest::of(&Arch::AARCH64).device_tree(scmi::TREE)
+}
+
 /// A guest with the simulated platform, and the host's side of that.
 struct Bench {
     guest: RunningGuest,
@@ -53,7 +61,7 @@ struct Bench {
 
 impl Bench {
     fn boot() -> Result<Self> {
-        Self::boot_with(Guest::of(&Arch::AARCH64), DEVICE)
+        Self::boot_with(board(), DEVICE)
     }
 
     fn boot_with(guest: Guest, device: &str) -> Result<Self> {
@@ -66,7 +74,7 @@ impl Bench {
                 control.as_os_str(),
             ])
             .device(device);
-        let guest = guest.attach(daemon).device_tree(scmi::TREE).boot()?;
+        let guest = guest.attach(daemon).boot()?;
         Ok(Self {
             guest,
             host: Control::connect(&control)?,
@@ -148,7 +156,7 @@ fn each_protocol_has_its_driver_on_split_rings() -> Result<()> {
 
 #[test]
 fn each_protocol_has_its_driver_on_packed_rings() -> Result<()> {
-    let bench = Bench::boot_with(Guest::of(&Arch::AARCH64), GENERAL_DEVICE)?;
+    let bench = Bench::boot_with(board(), GENERAL_DEVICE)?;
     each_protocol_has_its_driver(bench, true)
 }
 
@@ -374,7 +382,7 @@ fn a_guest_shuts_down_in_its_own_time_when_it_is_asked_to() -> Result<()> {
 
 #[test]
 fn a_guest_reboots_when_it_is_asked_to() -> Result<()> {
-    let mut bench = Bench::boot_with(Guest::of(&Arch::AARCH64).resets(), DEVICE)?;
+    let mut bench = Bench::boot_with(board().resets(), DEVICE)?;
     for _ in 0..2 {
         assert_eq!(bench.host.ask("reboot 0")?, "told 0");
         bench.guest.comes_back()?;
@@ -386,7 +394,7 @@ fn a_guest_reboots_when_it_is_asked_to() -> Result<()> {
 
 #[test]
 fn a_guest_that_was_reset_begins_anew() -> Result<()> {
-    let mut bench = Bench::boot_with(Guest::of(&Arch::AARCH64).resets(), DEVICE)?;
+    let mut bench = Bench::boot_with(board().resets(), DEVICE)?;
     bench.run(&format!("echo enabled >{SWITCH}/state"))?;
     assert_eq!(bench.host("voltage:vdd-io.enabled")?, "on");
     for temperature in ["25000", "26000"] {
@@ -398,5 +406,28 @@ fn a_guest_that_was_reset_begins_anew() -> Result<()> {
     }
     bench.run(&format!("echo disabled >{SWITCH}/state"))?;
     assert_eq!(bench.host("voltage:vdd-io.enabled")?, "off");
+    bench.guest.power_off()
+}
+
+#[test]
+fn v14_the_device_is_taken_out_and_put_back_on_the_same_connection() -> Result<()> {
+    /// Sensors, of which nobody holds any: Linux waits for those who do before it lets a device go.
+    const SENSORS: &str = "/ { firmware { scmi { compatible = \"arm,scmi-virtio\"; \
+        #address-cells = <1>; #size-cells = <0>; protocol@15 { reg = <0x15>; }; }; }; };";
+    /// Linux takes no second device while it knows the first as the platform's transport.
+    const TRANSPORT: &str = "/sys/bus/platform/drivers/scmi_virtio_transport";
+    const ARRIVED: &str =
+        "until [ -e /sys/bus/virtio/drivers/scmi-virtio/virtio* ]; do usleep 1000; done";
+    let guest = Guest::of(&Arch::AARCH64).plugs().device_tree(SENSORS);
+    let mut bench = Bench::boot_with(guest, DEVICE)?;
+    for turn in 0..PLUGGED {
+        bench.run(&format!("echo firmware:scmi >{TRANSPORT}/unbind"))?;
+        bench.guest.unplug(0)?;
+        bench.guest.plug(0, DEVICE)?;
+        bench.run(ARRIVED)?;
+        bench.run(&format!("echo firmware:scmi >{TRANSPORT}/bind"))?;
+        bench.host(&format!("sensor:cpu-temp={turn}"))?;
+        assert_eq!(bench.hwmon("cpu-temp")?, turn.to_string());
+    }
     bench.guest.power_off()
 }
