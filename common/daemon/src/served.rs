@@ -30,9 +30,10 @@ use vmm_sys_util::signal::{
     Error, Killable, block_signal, register_signal_handler, unblock_signal,
 };
 
-/// What interrupts a session. Not a real-time signal: one that cannot be delivered yet is not queued
-/// again and again.
-const INTERRUPT: c_int = libc::SIGUSR1;
+/// What interrupts a session. Nobody else has a use for it, and it does nothing to a process that has
+/// no handler for it. Not a real-time signal: those are queued again and again while they cannot be
+/// delivered.
+const INTERRUPT: c_int = libc::SIGURG;
 
 /// How long a session has to end by itself. One that is in no trouble takes no time.
 const GRACE: Duration = Duration::from_millis(300);
