@@ -496,6 +496,9 @@ pub(crate) struct Session<D> {
     /// What the front-end accepted of it with the last `SET_FEATURES`; nothing when that was refused,
     /// or has not come. Then no ring runs.
     accepted: Option<u64>,
+    /// Rings are packed by the features that were accepted last, in force or not: what is in the
+    /// region for requests in flight is of that kind.
+    packed: bool,
     /// What the user does not want to be offered.
     withheld: Withheld,
     /// The front-end has asked what is offered. Before that, the message layer acknowledges
@@ -541,6 +544,7 @@ impl<D: Device> Session<D> {
             spin: Spin::new(options.poll, options.cores.clone()),
             epoll,
             accepted: None,
+            packed: false,
             told_features: false,
             reply_ack: false,
             config: false,
@@ -614,15 +618,16 @@ impl<D: Device> Session<D> {
     /// was accepted before all the same: the driver works with them, and perhaps nobody has asked for
     /// an answer.
     pub(crate) fn negotiate(&mut self, features: u64) -> Result<(), MessageError> {
-        let packed = self.ring_features().packed;
         let checked = self.check_features(features);
         self.accepted = checked.is_ok().then_some(features);
         if let Err(why) = checked {
             self.wake_all();
             return Err(why);
         }
+        let packed = self.ring_features().packed;
+        let before = std::mem::replace(&mut self.packed, packed);
         let has_run = self.vrings.iter().any(|vring| vring.stopped_at.is_some());
-        if has_run && self.ring_features().packed != packed {
+        if has_run && packed != before {
             // Another driver: what the region says is of the other kind.
             (0..)
                 .take(self.vrings.len())
@@ -857,9 +862,8 @@ impl<D: Device> Session<D> {
 
     /// What was in flight on a vring belongs to a driver that is gone.
     fn forget_inflight(&self, index: u32) {
-        let packed = self.ring_features().packed;
         if let (Some(region), Ok(index)) = (&self.inflight, u16::try_from(index)) {
-            region.forget(index, packed);
+            region.forget(index, self.packed);
         }
     }
 
@@ -981,7 +985,8 @@ impl<D: Device> Session<D> {
         let place = usize::try_from(index).ok();
         let vring = place.and_then(|place| self.vrings.get(place));
         let begins = vring.is_some_and(|vring| vring.queue.is_none());
-        let resumes = begins && self.resumes(index);
+        // A base says so of a ring whose kind is known only.
+        let resumes = settled && begins && self.resumes(index);
         let Some(vring) = usize::try_from(index)
             .ok()
             .and_then(|index| self.vrings.get_mut(index))

@@ -182,3 +182,30 @@ fn c4_get_vring_base_withdraws_nothing() {
     }
     guest.echo_all();
 }
+
+/// A refusal says nothing of a ring's kick, and a packed ring's first base not that it has run.
+fn a_ring_that_was_not_kicked_waits_for_its_kick_after_a_refusal<R: Ring>() {
+    let (mut guest, session) = running_on::<R>(options());
+    let ids: Vec<_> = (0..guest.queues.len())
+        .map(|queue| guest.submit(queue, Command::Echo))
+        .collect();
+    let features = guest.features();
+    guest.frontend.set_need_reply(false);
+    let wrong = features | bits(&[VIRTIO_F_ACCESS_PLATFORM]);
+    guest.frontend.set_features(wrong).unwrap();
+    guest.frontend.set_features(features).unwrap();
+    settle(&guest.frontend);
+    assert_eq!(session.record(|record| record.executed.len()), 0);
+    for (queue, id) in ids.into_iter().enumerate() {
+        guest.queues[queue].kick();
+        assert_eq!(guest.finish(queue), (id, true));
+    }
+    guest.echo_all();
+    session.stop();
+}
+
+#[test]
+fn c4_a_ring_that_was_not_kicked_waits_for_its_kick_after_a_refusal() {
+    a_ring_that_was_not_kicked_waits_for_its_kick_after_a_refusal::<SplitRing>();
+    a_ring_that_was_not_kicked_waits_for_its_kick_after_a_refusal::<PackedRing>();
+}

@@ -520,3 +520,74 @@ fn v10_a_region_needs_its_protocol_feature() {
     frontend.get_inflight_fd(1, 8).unwrap_err();
     session.broken();
 }
+
+/// A driver whose features are refused comes between.
+fn refuse_features<R: Ring>(guest: &mut RingGuest<R>) {
+    let wrong = guest.features() | bits(&[VIRTIO_F_ACCESS_PLATFORM]);
+    assert!(guest.frontend.set_features(wrong).unwrap_err().is_nack());
+}
+
+/// A request is kept on each queue, in a region that outlives stops.
+fn kept_on_each_queue<R: Ring>() -> (RingGuest<R>, Session, Vec<u64>) {
+    let options = tracked().with_protocol_features(OUTLIVES_STOP);
+    let (mut guest, session) = running_on::<R>(options);
+    guest.echo_all();
+    let kept: Vec<_> = (0..guest.queues.len())
+        .map(|queue| {
+            let id = guest.submit(queue, Command::Keep);
+            guest.queues[queue].kick();
+            session.wait_until(|record| record.kept == queue + 1);
+            id
+        })
+        .collect();
+    (guest, session, kept)
+}
+
+fn a_refusal_forgets_nothing_in_flight<R: Ring>() {
+    let (mut guest, session, kept) = kept_on_each_queue::<R>();
+    refuse_features(&mut guest);
+    assert_eq!(session.record(|record| record.kept), 0);
+    let features = guest.features();
+    guest.frontend.set_features(features).unwrap();
+    session.wait_until(|record| record.kept == kept.len());
+    for (queue, id) in kept.into_iter().enumerate() {
+        session.release.signal();
+        assert_eq!(guest.finish(queue), (id, true));
+    }
+    guest.echo_all();
+    session.stop();
+}
+
+#[test]
+fn c4_a_refusal_forgets_nothing_that_is_in_flight() {
+    a_refusal_forgets_nothing_in_flight::<SplitRing>();
+    a_refusal_forgets_nothing_in_flight::<PackedRing>();
+}
+
+fn a_reset_after_a_refusal_forgets_all<R: Ring>() {
+    let (mut guest, session, _) = kept_on_each_queue::<R>();
+    refuse_features(&mut guest);
+    guest.frontend.reset_device().unwrap();
+    for queue in 0..guest.queues.len() {
+        guest.forget(queue);
+        let size = guest.queues[queue].ring.size();
+        let event_idx = guest.queues[queue].ring.event_idx();
+        let layout = R::place_at(guest.alloc(R::bytes(size)), size);
+        guest.queues[queue].ring = R::create(&guest.memory, layout, size, event_idx);
+        guest.queues[queue].kick.take();
+    }
+    let features = guest.features();
+    guest.set_features(features).unwrap();
+    guest
+        .run(&[Step::Num, Step::Base, Step::Addr, Step::Kick, Step::Enable])
+        .unwrap();
+    guest.echo_all();
+    assert_eq!(session.record(|record| record.kept), 0, "another driver's");
+    session.stop();
+}
+
+#[test]
+fn v11_a_reset_after_a_refusal_forgets_what_was_in_flight_of_either_kind() {
+    a_reset_after_a_refusal_forgets_all::<SplitRing>();
+    a_reset_after_a_refusal_forgets_all::<PackedRing>();
+}
