@@ -22,8 +22,8 @@ pub struct Gone;
 /// answers each [`Client::next_line`], and calls [`Client::flush`].
 ///
 /// What is kept for it is bounded: a line, the lines behind it as far as they were read at once,
-/// the answer to one line, and [`MAX_UNASKED`]. One that does not read its answer is not listened
-/// to meanwhile.
+/// the answer to one line, and 64 KiB that it did not ask for. One that does not read its answer is
+/// not listened to meanwhile.
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,
