@@ -91,7 +91,7 @@ struct Common {
     #[arg(value_parser = number_in(0..=RawFd::MAX))]
     fd: Option<RawFd>,
 
-    /// Log this and what is more important [default: what RUST_LOG says, or info].
+    /// Log messages of this level and more important ones [default: what RUST_LOG says, or info].
     #[arg(long, value_name = "LEVEL", value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
     log_level: Option<String>,
 
@@ -106,18 +106,18 @@ struct Common {
 
     /// Do not offer these features to front-ends; several with commas between them.
     ///
-    /// For guests, drivers and front-ends that claim a feature and fail with it. "packed" are packed
-    /// rings, "in-order" is VIRTIO_F_IN_ORDER, "indirect" VIRTIO_F_INDIRECT_DESC, "event-idx"
+    /// For guests and front-ends that claim a feature and fail with it. "packed" are packed rings,
+    /// "in-order" is VIRTIO_F_IN_ORDER, "indirect" VIRTIO_F_INDIRECT_DESC, "event-idx"
     /// VIRTIO_F_EVENT_IDX, "ring-reset" VIRTIO_F_RING_RESET, "inflight" the region for requests in
     /// flight, and "log" the dirty log, without which no guest can be migrated.
     #[arg(long, value_name = "FEATURE", value_delimiter = ',', value_parser = features())]
     without: Vec<Feature>,
 
-    /// Where the files may be that a front-end shares memory by.
+    /// Accept guest memory in files on these file systems.
     ///
-    /// known: memory (memfd, shm, hugetlbfs), DAX, and files on ext4, xfs, btrfs and f2fs. any: FUSE,
-    /// overlays, network file systems, dma-buf, udmabuf and other devices too. Whoever serves those
-    /// can keep the daemon waiting, even at its end.
+    /// known: memory (memfd, shm, hugetlbfs), DAX, and files on ext4, xfs, btrfs and f2fs. any:
+    /// also FUSE, overlays, network file systems, dma-buf, udmabuf and other devices. Whoever
+    /// serves those can keep the daemon waiting, even when it is to end.
     #[arg(long, value_name = "WHERE", default_value = "known", value_parser = ["known", "any"])]
     memory_fs: String,
 
@@ -155,7 +155,7 @@ pub(crate) fn parse<A: Args>(
         .name(identity.name)
         .version(identity.version)
         .about(identity.about);
-    // Else arguments cannot be shown.
+    // Otherwise arguments cannot be shown.
     command.build();
     let usage = usage(&command);
     let mut command = command.override_usage(usage);
@@ -179,7 +179,7 @@ fn usage(command: &Command) -> String {
     )
 }
 
-/// Understands a decimal number in this range, and says what the range is of what is none.
+/// Parses a decimal number in this range; the error names the range.
 pub fn number_in<T>(
     range: RangeInclusive<T>,
 ) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
@@ -263,7 +263,7 @@ fn sockets(common: &Common) -> Result<Sockets, (ErrorKind, String)> {
         .map_err(|error| (ErrorKind::ValueValidation, error.to_string()))
 }
 
-/// The exact path without a count, else one with the guest's number behind it for each.
+/// The path itself without a count; with one, the path with each guest's number behind it.
 fn numbered(path: &Path, count: Option<u32>) -> Vec<PathBuf> {
     match count {
         None => vec![path.to_owned()],

@@ -1,5 +1,5 @@
-//! A control socket: whoever may connect sees and changes what is simulated, and tells the daemon
-//! what else it can be told. One grammar for all daemons:
+//! A control socket: a client sees and changes what is simulated, and gives the daemon commands.
+//! All daemons have the same grammar:
 //!
 //! | from the client, a line | to the client, lines |
 //! |---|---|
@@ -17,9 +17,9 @@
 //!   `sim.temperature`.
 //! - A line has at most 256 bytes, and ends with a newline.
 //!
-//! A daemon implements [`Control`] for what there is, and has it served by [`serve`], on a thread
-//! that no guest waits for. One whose simulator lives on a guest's thread keeps a [`Client`] for
-//! each connection, and gets its answers from [`answer`].
+//! A daemon implements [`Control`] for its things, and passes it to [`serve`], which serves clients
+//! on a thread that no guest waits for. One whose simulator lives on a guest's thread keeps a
+//! [`Client`] for each connection, and gets its answers from [`answer`].
 //!
 //! Eight clients are served at once; one that stays connected, or does not read its answers, holds
 //! up no other. Only the daemon's user may connect.

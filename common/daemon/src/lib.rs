@@ -1,20 +1,21 @@
 //! The process around a vhost-user device: command line, sockets, signals, logs, capabilities.
 //!
-//! A device's binary implements [`Backend`] and calls [`run`]; everything that one daemon has in
-//! common with the next is here, so that a user who knows one knows them all.
+//! A device's binary implements [`Backend`] and calls [`run`]. Everything that the daemons have in
+//! common is here, so that a user who knows one knows them all.
 //!
 //! # Order of start
 //! 1. Parse the command line and claim the sockets that were inherited (`--fd`, `LISTEN_FDS`),
-//!    before anything else is opened, so that no number can mean a file of our own. What
-//!    contradicts itself in the options is found now: [`Backend::check`].
+//!    before anything else is opened, so that no number can mean a file of our own.
+//!    [`Backend::check`] finds options that contradict each other.
 //! 2. Open the hardware: [`Backend::open`].
 //! 3. Bind the sockets of `--socket-path`.
 //! 4. Make what serving needs: the event loop, the link to the service manager, the thread that
 //!    writes the log.
 //! 5. Say READY, then serve: [`Backend::device`] for each connection.
 //!
-//! What can fail for a reason of the user's fails before step 5, with a message and a status
-//! that is not 0. Nothing is opened by path after step 4: that is where privileges can go.
+//! Whatever the user's configuration can cause to fail does so before step 5, with a message and a
+//! status that is not 0. Nothing is opened by path after step 4, so privileges can be dropped
+//! there.
 
 mod cli;
 pub mod control;
@@ -86,8 +87,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
         Ok(())
     }
 
-    /// What the user wants to be told instead of having guests served, if that is so: it is
-    /// printed, and the program ends. `guests` is how many there would be.
+    /// What the options ask for instead of a start, such as a list: the daemon prints it and ends.
+    /// `guests` is how many there would be.
     fn answer(args: &Self::Args, guests: usize) -> Option<Result<String, Self::Error>> {
         let _ = (args, guests);
         None
@@ -212,7 +213,7 @@ fn print_capabilities(identity: &Identity) -> ExitCode {
 /// Prints what was asked for.
 fn print(identity: &Identity, text: impl fmt::Display) -> ExitCode {
     let mut stdout = io::stdout();
-    // What is left in its buffer is lost without a word at the end.
+    // At the end, what is left in its buffer would be lost without an error.
     written(
         identity,
         writeln!(stdout, "{text}").and_then(|()| stdout.flush()),
@@ -231,7 +232,7 @@ fn written(identity: &Identity, result: io::Result<()>) -> ExitCode {
     }
 }
 
-/// Says what the parser of the command line has to say: the help or the version, with status 0, or
+/// Prints what the parser of the command line gives: the help or the version, with status 0, or
 /// a usage error, with status 2 whether it can be written or not.
 fn answer_parser(identity: &Identity, error: &clap::Error) -> ExitCode {
     if error.use_stderr() {

@@ -1,13 +1,12 @@
-//! The log: to stderr, as plain as the reader of stderr likes it, and nobody who serves waits for
-//! that reader.
+//! The log: to stderr, in the form that the reader of stderr wants. No thread that serves a guest
+//! waits for that reader.
 //!
-//! Messages are formatted by whoever logs them and go into a [`Buffer`]; one thread writes it to
-//! stderr. The pipe may be full, the terminal stopped, the journal frozen: that thread sleeps then,
-//! alone, and what does not fit any more is counted. Panics go the same way.
+//! The thread that logs a message formats it and puts it into a [`Buffer`]; one other thread writes
+//! the buffer to stderr. If the pipe is full, the terminal stopped or the journal frozen, only the
+//! writing thread sleeps, and lines that do not fit are counted. Panics go the same way.
 //!
-//! The buffer is there from [`Log::install`] on, the thread from [`Log::start`] on, which comes when
-//! nothing else is to be done before guests are served. What is logged between the two waits in
-//! the buffer.
+//! The buffer exists from [`Log::install`] on, the thread from [`Log::start`] on, the last thing
+//! that happens before guests are served. What is logged between the two waits in the buffer.
 
 mod buffer;
 
@@ -94,8 +93,7 @@ impl Log {
         Ok(())
     }
 
-    /// Says something that is no line of the log, and which no level turns off: why the program
-    /// ends.
+    /// Writes why the program ends. This is not a line of the log, and no level turns it off.
     pub(crate) fn say(&self, text: &str) {
         self.buffer
             .push(self.style.marked(Level::Error, text).as_bytes());
@@ -126,8 +124,8 @@ impl Drop for Log {
     }
 }
 
-/// Says on stderr, without a log, why the program does not even begin. What cannot be written is
-/// not: the status tells.
+/// Writes to stderr, without a log, why the program does not even begin. A write that fails is
+/// ignored: the status tells.
 pub(crate) fn say_without_log(text: &str) {
     let text = Style::of_stderr().marked(Level::Error, text);
     let _ = io::stderr().write_all(text.as_bytes());
@@ -227,10 +225,10 @@ fn journal_format(to: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
     lines.try_for_each(|line| writeln!(to, "{priority}    {line}"))
 }
 
-/// What `RUST_LOG` asks for, and what of it cannot be understood.
+/// The filters in `RUST_LOG`, and the parts that are not valid.
 fn filters(wanted: Option<&str>) -> (String, Vec<String>) {
     let wanted = wanted.unwrap_or_default();
-    // Each alone, as one that is wrong must not take the others with it.
+    // Each by itself: one that is wrong must not invalidate the others.
     let is_right = |part: &str| env_filter::Builder::new().try_parse(part).is_ok();
     let (targets, text) = match wanted.split_once('/') {
         Some((targets, text)) => (targets, Some(format!("/{text}"))),

@@ -1,15 +1,16 @@
-//! A session that is served, seen from the main thread; and how it is brought to its end.
+//! How the main thread watches a session, and ends it.
 //!
-//! A session ends by itself when its front-end has left or the process stops, unless it sleeps. The
-//! front-end can see to that: an eventfd of its own that is full, and whose `O_NONBLOCK` it clears in
-//! time, holds whoever writes to it. So the main thread watches the connection as well, and
-//! interrupts the session's thread by a signal that does nothing else: again and again, as the next
-//! write may sleep too, until it has ended.
+//! A session ends by itself when its front-end has left or the process stops, unless it sleeps. A
+//! hostile front-end can make it sleep: it fills an eventfd, clears its `O_NONBLOCK` in time, and
+//! the session's next write to it blocks. So the main thread watches the connection, too, and
+//! interrupts the session's thread with a signal that does nothing else. It repeats the signal
+//! until the session has ended, as the next write may sleep again.
 //!
-//! A front-end that has left may not be seen to: its end of the connection can lie, as a file
-//! descriptor that came with a message, in the queue of ours. The session would close such a
-//! connection (see [`Patience`]), but not in its sleep. So a thread that is in one and the same call
-//! on an fd of its front-end while something waits in its socket is interrupted too.
+//! The main thread may not see that a front-end has left: a message in our socket's queue can carry
+//! the front-end's own end of the connection as a file descriptor, which keeps the connection open.
+//! The session closes such a connection (see [`Patience`]), but not while it sleeps. So the main
+//! thread also interrupts a session that stays in one call on an fd of its front-end while
+//! something waits in its socket.
 //!
 //! What no signal interrupts is left alone: a sleep in the hardware's driver, or in a file system
 //! that does not answer.
@@ -30,9 +31,9 @@ use vmm_sys_util::signal::{
     Error, Killable, block_signal, register_signal_handler, unblock_signal,
 };
 
-/// What interrupts a session. Nobody else has a use for it, and it does nothing to a process that has
-/// no handler for it. Not a real-time signal: those are queued again and again while they cannot be
-/// delivered.
+/// What interrupts a session. Nobody else has a use for it, and it does nothing to a process that
+/// has no handler for it. Not a real-time signal: those are queued again and again while they
+/// cannot be delivered.
 const INTERRUPT: c_int = libc::SIGURG;
 
 /// How long a session has to end by itself. One that is in no trouble takes no time.
@@ -44,8 +45,8 @@ const AGAIN: Duration = Duration::from_millis(20);
 
 extern "C" fn interrupted(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {}
 
-/// Gets ready to interrupt sessions: to be called before any thread is started, so that only those
-/// are interrupted which want to be.
+/// Gets ready to interrupt sessions. Call it before any thread is started, so that the signal
+/// interrupts only threads that unblock it.
 pub(crate) fn prepare() -> io::Result<()> {
     // Without SA_RESTART: the call that is interrupted fails.
     register_signal_handler(INTERRUPT, interrupted)?;
@@ -80,7 +81,7 @@ impl<T: Send + 'static> Served<T> {
         let signalling = Signalling::default();
         let told = signalling.clone();
         let thread = thread::Builder::new().name(name).spawn(move || {
-            // Fails only for a signal that there is not.
+            // Fails only for a signal that does not exist.
             let _ = unblock_signal(INTERRUPT);
             session(stream, told)
         })?;

@@ -1,9 +1,10 @@
 //! The signals that a daemon handles, as a file descriptor among the others.
 //!
-//! SIGTERM and SIGINT end it. SIGHUP ends it if it was started on a terminal, which has gone then;
-//! without one it means nothing yet. `nohup` has it ignored, and so it is: it must not be blocked
-//! then, as a signal that is blocked is never ignored. SIGQUIT and all others do what the system has them do. The
-//! standard library ignores SIGPIPE from the start: a write to somebody who has gone fails.
+//! SIGTERM and SIGINT end it. SIGHUP ends it if it was started on a terminal, as that was closed;
+//! without a terminal it only causes a line in the log. Under `nohup` SIGHUP stays ignored: it is
+//! not blocked then, as the kernel queues a blocked signal even if it is ignored. SIGQUIT and all
+//! other signals have the system's default action. The standard library ignores SIGPIPE from the
+//! start: a write to a reader that has gone fails.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -103,7 +104,7 @@ fn empty_set() -> sigset_t {
     }
 }
 
-/// Whether whoever started this process has it ignore a signal.
+/// Whether the program that started this process made it ignore a signal.
 fn is_ignored(signal: c_int) -> bool {
     let mut action = MaybeUninit::zeroed();
     // SAFETY: the signal exists, no new action is given, and there is room for the present one, of
@@ -126,8 +127,8 @@ fn change_mask(how: c_int, set: &sigset_t) -> io::Result<sigset_t> {
     }
 }
 
-/// Whether this process has a terminal that can hang up: it is there to be opened by its general
-/// name, whatever the standard streams are.
+/// Whether this process has a controlling terminal, which can hang up: then `/dev/tty` can be
+/// opened, whatever the standard streams are.
 fn is_on_terminal() -> bool {
     let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
     open("/dev/tty", flags, Mode::empty()).is_ok()

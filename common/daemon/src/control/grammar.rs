@@ -25,22 +25,22 @@ const COMMON: [Command; 4] = [
     Command {
         name: "help",
         arguments: "[WORD]",
-        about: "what can be said, and what there is; or one of these",
+        about: "shows all commands and things, or one of them",
     },
     Command {
         name: "list",
         arguments: "",
-        about: "everything there is, with its value",
+        about: "shows each thing with its value",
     },
     Command {
         name: "get",
         arguments: "NAME",
-        about: "the value of one",
+        about: "shows one value",
     },
     Command {
         name: "set",
         arguments: "NAME VALUE",
-        about: "gives one another value",
+        about: "changes a value",
     },
 ];
 
@@ -91,7 +91,7 @@ pub trait Control {
     /// Gives the item that a client calls `name` another value. Asked only for what can be set.
     ///
     /// # Errors
-    /// Why `value` is none for it; [`number`] and [`choice`] say what would be.
+    /// Why it cannot have `value`; [`number`] and [`choice`] say which values it can have.
     fn set(&mut self, name: &str, value: &str) -> Result<(), String>;
 
     /// Does what one of [`Self::commands`] says. `arguments` is what came behind the word; there
@@ -235,7 +235,7 @@ fn help(control: &dyn Control, commands: &[Command], word: &str) -> Answer {
 /// Understands a number in a range, for a value or an argument.
 ///
 /// # Errors
-/// It is none; the text names the range.
+/// It is not a number in the range; the text names the range.
 pub fn number<T>(text: &str, range: RangeInclusive<T>) -> Result<T, String>
 where
     T: FromStr + PartialOrd + Display,
@@ -253,7 +253,7 @@ where
 /// Understands one of a few words, and gives its index.
 ///
 /// # Errors
-/// It is none of them; the text names them.
+/// It is not one of the words; the text names them.
 pub fn choice(text: &str, choices: &[&str]) -> Result<usize, String> {
     choices
         .iter()
@@ -343,10 +343,10 @@ mod tests {
         assert_eq!(
             help.lines().collect::<Vec<_>>(),
             [
-                "help [WORD]       what can be said, and what there is; or one of these",
-                "list              everything there is, with its value",
-                "get NAME          the value of one",
-                "set NAME VALUE    gives one another value",
+                "help [WORD]       shows all commands and things, or one of them",
+                "list              shows each thing with its value",
+                "get NAME          shows one value",
+                "set NAME VALUE    changes a value",
                 "shutdown [GUEST]  asks guests to shut down",
                 "watch             tells each change",
                 "sim.temperature   is 25; takes degrees, -55 to 125",

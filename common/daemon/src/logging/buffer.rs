@@ -1,18 +1,18 @@
-//! What is to be logged and not written yet: a bounded buffer between those who serve guests and
-//! the one thread that writes.
+//! Lines that are logged and not written yet: a bounded buffer between the threads that serve
+//! guests and the one thread that writes.
 //!
 //! # Why nobody who logs waits
 //! [`Buffer::push`] takes the lock, copies a line, wakes the writer, and leaves. The lock is never
 //! held while something is written, or waited for: [`Buffer::take`] swaps two vectors under it,
-//! and the thread writes what it has taken after it has let go. So whoever logs waits for copies
-//! of others' lines at most, however long the reader of the log sleeps.
+//! and the thread writes what it has taken after it has let go. So a thread that logs
+//! waits at most while others copy their lines, however long the reader of the log sleeps.
 //!
 //! # Why the memory is bounded
 //! Lines are taken up to the limit. With the batch that is being written, twice the limit is held.
-//! Until [`Buffer::limit`] is called there is none: nobody is served yet, what is logged follows
-//! from the command line, and nothing of it may be lost.
+//! There is no limit until [`Buffer::limit`] is called: nobody is served yet, only the command line
+//! determines what is logged, and none of that may be lost.
 //!
-//! # Why what is left out is counted, and said at its place
+//! # Why a gap is counted, and reported in its place
 //! The first line that does not fit closes the buffer for those behind it, too, short as they may
 //! be. `take` empties it and gets their number. So a gap is always at the end of a batch, and the
 //! writer says how long it is between that batch and the next.
@@ -21,7 +21,7 @@
 //! [`Buffer::finish`] asks the writer to end, and waits until a `take` has found the buffer empty
 //! *after* what was taken before has been written, as it is the writer who comes for more. It waits
 //! until a deadline only: the writer may sleep in `write` forever. A line that is pushed
-//! after the end is one of a thread that is left behind, and has no reader.
+//! after the end comes from a thread that the process leaves behind, and is not written.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;

@@ -1,9 +1,8 @@
-//! A socket's place in the file system: taken without a lock, as a lock is one that others can
-//! hold.
+//! A socket's place in the file system. It is taken without a lock, as others could hold a lock.
 //!
 //! A socket is bound to a temporary name in the directory, gets its mode, listens, and is renamed
-//! into its place only then. So what is at a place listens for as long as its daemon lives, and
-//! who finds that nobody listens there has found what a dead one has left.
+//! into its place only then. So a socket at its place listens for as long as its daemon lives. A
+//! daemon that finds a socket there which does not listen knows that the one that made it is dead.
 //!
 //! # Of several that start at once, one wins
 //! - Nothing is there: `RENAME_NOREPLACE` succeeds for one of them. The others look again, and
@@ -15,8 +14,8 @@
 //!   of the others has its own, the winner's is in its place. Meanwhile there is a socket that
 //!   listens, and who starts only now finds the place in use.
 //!
-//! Nobody removes what was not found dead after it was taken out, and nobody replaces a file that
-//! is no socket: it is put back in the same way.
+//! A daemon removes a socket only after it has taken it out and found it dead. A file that is not a
+//! socket is put back in the same way, never replaced.
 //!
 //! # Where files cannot be exchanged
 //! NFS, 9p and SMB have no `RENAME_EXCHANGE`, the first two no `RENAME_NOREPLACE`. There a dead
