@@ -114,6 +114,53 @@ fn v8_exactly_what_is_written_through_a_packed_ring_is_marked() {
     exactly_what_is_written_is_marked::<PackedRing>(options().track_inflight());
 }
 
+/// V-14: who begins anew shares a log of its own, or none, and a region of its own or none.
+fn who_begins_anew_has_nothing_of_before<R: Ring>() {
+    let (mut guest, session) = running_on::<R>(options().log_used().track_inflight());
+    let log = Log::new(LOG_LEN);
+    log.announce(&guest, LOG_LEN).unwrap();
+    let features = guest.features();
+    let all = bits(&[VHOST_F_LOG_ALL]);
+    guest.frontend.set_features(features | all).unwrap();
+    guest.echo_all();
+    for queue in 0..guest.queues.len() {
+        guest.stop(queue).unwrap();
+    }
+    guest.frontend.set_owner().unwrap();
+    log.take();
+    let region = File::from(guest.inflight.as_ref().unwrap().1.try_clone().unwrap());
+    let in_region = || {
+        use std::os::unix::fs::FileExt;
+        let mut bytes = vec![0; region.metadata().unwrap().len() as usize];
+        region.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    let before = in_region();
+    guest.set_features(features | all).unwrap();
+    guest.run(&[Step::Memory, Step::Num]).unwrap();
+    for queue in 0..guest.queues.len() {
+        guest.forget(queue);
+        let size = guest.queues[queue].ring.size();
+        let event_idx = guest.queues[queue].ring.event_idx();
+        let layout = R::place_at(guest.alloc(R::bytes(size)), size);
+        guest.queues[queue].ring = R::create(&guest.memory, layout, size, event_idx);
+    }
+    guest
+        .run(&[Step::Base, Step::Addr, Step::Kick, Step::Enable])
+        .unwrap();
+    guest.echo_all();
+    settle(&guest.frontend);
+    assert_eq!(log.take(), [0u64; 0], "another front-end's log");
+    assert_eq!(in_region(), before, "another front-end's region");
+    session.stop();
+}
+
+#[test]
+fn v14_who_begins_anew_has_no_log_and_no_region_of_before() {
+    who_begins_anew_has_nothing_of_before::<SplitRing>();
+    who_begins_anew_has_nothing_of_before::<PackedRing>();
+}
+
 #[test]
 fn v8_a_log_that_is_too_short_is_no_harm() {
     let (mut guest, session) = guest::<SplitRing>();
