@@ -162,7 +162,11 @@ pub(super) fn platform(
     let buffers = std::mem::take(&mut builder.buffers);
     let (place, resource) = builder.buffered.clone();
     builder.resource = resource;
-    builder.opened(buffers.start(root), &place)?;
+    let started = match builder.looks {
+        true => buffers.look(root),
+        false => buffers.start(root),
+    };
+    builder.opened(started, &place)?;
     Ok((platform, builder.not_here.into_inner()))
 }
 

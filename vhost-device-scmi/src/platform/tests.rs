@@ -953,8 +953,8 @@ fn test_a_platform_is_looked_at_where_its_hardware_is_not() {
     }
 }
 
-#[test]
-fn test_what_nobody_controls_is_neither_opened_for_writing_nor_written() {
+/// A host with all that the example has, for guests that control nothing of it.
+fn host_to_read() -> (Tree, String) {
     let tree = host();
     // As the host has to set it up.
     let imu = "sys/bus/iio/devices/iio:device1";
@@ -968,6 +968,37 @@ fn test_what_nobody_controls_is_neither_opened_for_writing_nor_written() {
         .map(|line| line.replace(", trigger = \"imu-dev0\"", "") + "\n")
         .collect();
     tree.write("platform.toml", &text);
+    (tree, text)
+}
+
+/// One process can have it: the daemon that runs, when its file is looked at.
+#[test]
+fn test_looking_at_a_buffer_that_nobody_controls_does_not_open_it() {
+    let (tree, text) = host_to_read();
+    let node = tree.path("dev/iio:device1").canonicalize().unwrap();
+    let is_open = || {
+        let mut entries = std::fs::read_dir("/proc/self/fd").unwrap();
+        entries
+            .any(|entry| std::fs::read_link(entry.unwrap().path()).is_ok_and(|path| path == node))
+    };
+    let (_platform, not_here) = look_under(&tree, &text);
+    assert!(not_here.is_empty(), "{not_here:?}");
+    assert!(!is_open(), "it was opened");
+    let started = load_text(&tree, &text, 2).unwrap();
+    assert!(is_open(), "a start opens it");
+    drop(started);
+    // What is not among its samples is told of, as by a start.
+    tree.write(
+        "sys/bus/iio/devices/iio:device1/scan_elements/in_accel_x_en",
+        "0\n",
+    );
+    let (_platform, not_here) = look_under(&tree, &text);
+    assert!(not_here[0].reason.contains("in_accel_x_en"), "{not_here:?}");
+}
+
+#[test]
+fn test_what_nobody_controls_is_neither_opened_for_writing_nor_written() {
+    let (tree, text) = host_to_read();
     let readers = Readers::new(&tree);
     let before = all(&tree);
     let platform = load_text(&tree, &text, 2).unwrap();

@@ -118,13 +118,21 @@ impl Buffers {
         Ok((shape(&channels, quantities), Arc::new(sensor)))
     }
 
-    /// Turns the buffers on that somebody may control; the others have to be on. With
-    /// [`Mode::Look`] it looks whether that can be done.
+    /// Turns the buffers on that somebody may control; the others have to be on.
     ///
     /// # Errors
     /// When one is in use, or has samples that are not understood, or cannot be turned on.
     pub fn start(self, root: &Root) -> Opened<()> {
         self.0.values().try_for_each(|buffer| buffer.start(root))
+    }
+
+    /// Looks whether that can be done. Nothing is opened that only one process can have: it may be
+    /// a daemon that runs.
+    ///
+    /// # Errors
+    /// As of [`Buffers::start`], as far as can be told.
+    pub fn look(self, root: &Root) -> Opened<()> {
+        self.0.values().try_for_each(|buffer| buffer.look(root))
     }
 }
 
@@ -259,32 +267,31 @@ impl Buffer {
         self.start_with(root, &lock(&self.settings))
     }
 
+    /// What may be done with it, if it is on or off as it has to be for that.
+    fn mode(&self, settings: &Settings) -> Opened<Mode> {
+        let mode = settings.mode.unwrap_or(Mode::Read);
+        let enable = Attribute::to_read(&self.directory.join("buffer/enable"))?;
+        let is_on = enable.number()? != 0;
+        match mode {
+            Mode::Read if !is_on => Err(OpenError::unfit(format!(
+                "the buffer of {} is off, and no guest may control what is behind it: turn it on \
+                 before (buffer/enable there), or write control = […]",
+                self.directory.display()
+            ))),
+            Mode::Look | Mode::Control if is_on => Err(OpenError::unfit(format!(
+                "the buffer of {} is on already: end the program that has it, or write 0 to \
+                 buffer/enable there",
+                self.directory.display()
+            ))),
+            _ => Ok(mode),
+        }
+    }
+
     fn start_with(&self, root: &Root, settings: &Settings) -> Opened<()> {
         let path = |file: &str| self.directory.join(file);
         let set = |file: &str, value: &str| self.set(file, value);
-        let mode = settings.mode.unwrap_or(Mode::Read);
-        let is_on = Attribute::to_read(&path("buffer/enable"))?.number()? != 0;
-        match mode {
-            Mode::Read if !is_on => {
-                return Err(OpenError::unfit(format!(
-                    "the buffer of {} is off, and no guest may control what is behind it: turn it \
-                     on before (buffer/enable there), or write control = […]",
-                    self.directory.display()
-                )));
-            }
-            Mode::Look | Mode::Control if is_on => {
-                return Err(OpenError::unfit(format!(
-                    "the buffer of {} is on already: end the program that has it, or write 0 to \
-                     buffer/enable there",
-                    self.directory.display()
-                )));
-            }
-            _ => {}
-        }
-        match mode {
-            Mode::Read => return self.watch(root, settings, None),
-            Mode::Look => return self.look(root, settings),
-            Mode::Control => {}
+        if self.mode(settings)? != Mode::Control {
+            return self.watch(root, settings, None);
         }
         if let Some(trigger) = &settings.trigger {
             set("trigger/current_trigger", trigger)?;
@@ -307,8 +314,18 @@ impl Buffer {
         self.watch(root, settings, frequency.transpose()?)
     }
 
+    fn look(&self, root: &Root) -> Opened<()> {
+        let settings = lock(&self.settings);
+        match self.mode(&settings)? {
+            Mode::Read => _ = self.layout(&settings)?,
+            Mode::Look | Mode::Control => self.look_at_files(&settings)?,
+        }
+        let node = self.node(root);
+        rustix::fs::access(&node, Access::READ_OK).map_err(|error| OpenError::open(&node, error))
+    }
+
     /// Looks whether a buffer could be set up, and changes nothing.
-    fn look(&self, root: &Root, settings: &Settings) -> Opened<()> {
+    fn look_at_files(&self, settings: &Settings) -> Opened<()> {
         let channels = settings.channels.iter();
         let elements = channels.map(|channel| format!("scan_elements/{channel}_en"));
         let trigger = settings.trigger.as_ref();
@@ -320,8 +337,7 @@ impl Buffer {
         for channel in &settings.channels {
             Layout::format(&self.directory.join("scan_elements"), channel)?;
         }
-        let node = self.node(root);
-        rustix::fs::access(&node, Access::READ_OK).map_err(|error| OpenError::open(&node, error))
+        Ok(())
     }
 
     fn node(&self, root: &Root) -> PathBuf {
@@ -329,10 +345,9 @@ impl Buffer {
         root.path(Path::new("dev").join(name))
     }
 
-    /// Opens a buffer that is set up, and turns it on unless it is on.
-    fn watch(&self, root: &Root, settings: &Settings, frequency: Option<Frequency>) -> Opened<()> {
-        let path = |file: &str| self.directory.join(file);
-        let layout = Layout::read(&path("scan_elements"))?;
+    /// Where the samples of a buffer that is set up have what, if they have all that is wanted.
+    fn layout(&self, settings: &Settings) -> Opened<Layout> {
+        let layout = Layout::read(&self.directory.join("scan_elements"))?;
         for channel in &settings.channels {
             if layout.find(channel).is_none() {
                 return Err(OpenError::unfit(format!(
@@ -342,7 +357,13 @@ impl Buffer {
                 )));
             }
         }
-        let clock = Attribute::optional(&path(CLOCK))?;
+        Ok(layout)
+    }
+
+    /// Opens a buffer that is set up, and turns it on unless it is on.
+    fn watch(&self, root: &Root, settings: &Settings, frequency: Option<Frequency>) -> Opened<()> {
+        let layout = self.layout(settings)?;
+        let clock = Attribute::optional(&self.directory.join(CLOCK))?;
         let clock = clock.and_then(|clock| clock.line().ok());
         let has_times = layout.find(TIMESTAMP).is_some() && clock.as_deref() == Some("boottime");
         let node = self.node(root);
