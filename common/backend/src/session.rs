@@ -728,26 +728,33 @@ impl<D: Device> Session<D> {
         vring
             .set_base(base, features)
             .map_err(|source| MessageError::Vring { index, source })?;
-        let begins_anew = vring.stopped_at.take().is_some_and(|before| before != base);
-        if begins_anew {
-            self.forget_inflight(index);
+        match vring.stopped_at.is_some_and(|before| before != base) {
+            true => self.begin_ring(index),
+            false => Ok(()),
         }
-        if begins_anew && !self.runs() {
-            limited!(
-                self.logs.beginnings,
-                Debug,
-                "{}: the driver begins anew",
-                self.name
-            );
-            // Once for all of its vrings.
-            for vring in &mut self.vrings {
-                vring.stopped_at = None;
-            }
-            self.device.reset();
-            if let Some(features) = self.accepted {
-                // As before: it was accepted then, and is still in force.
-                self.device.negotiated(features & self.offered)?;
-            }
+    }
+
+    /// A driver that begins anew has a new ring where another one was.
+    fn begin_ring(&mut self, index: u32) -> Result<(), MessageError> {
+        self.vring(index)?.stopped_at = None;
+        self.forget_inflight(index);
+        if self.runs() {
+            return Ok(());
+        }
+        limited!(
+            self.logs.beginnings,
+            Debug,
+            "{}: the driver begins anew",
+            self.name
+        );
+        // Once for all of its vrings.
+        for vring in &mut self.vrings {
+            vring.stopped_at = None;
+        }
+        self.device.reset();
+        if let Some(features) = self.accepted {
+            // As before: it was accepted then, and is still in force.
+            self.device.negotiated(features & self.offered)?;
         }
         Ok(())
     }
@@ -880,9 +887,17 @@ impl<D: Device> Session<D> {
             return false;
         };
         if features.packed && !tracked {
-            vring.settle_base(&self.table, &self.memory, features);
+            let is_new = vring.settle_base(&self.table, &self.memory, features);
+            // Its base has not told of it: the one before has stopped at 0 as well.
+            if is_new
+                && vring.stopped_at.is_some()
+                && let Err(why) = self.begin_ring(index)
+            {
+                self.refused(why);
+            }
         }
-        tracked || vring.resumes(features)
+        let vring = self.vring(index);
+        tracked || vring.is_ok_and(|vring| vring.resumes(features))
     }
 
     /// The dirty log, while the front-end wants it.

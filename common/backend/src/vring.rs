@@ -120,21 +120,22 @@ impl Vring {
 
     /// Puts the first base in the place of base 0, if nothing was ever used in a packed ring. Front-ends
     /// that know nothing of packed rings begin each one at 0, which is a place in its second round.
+    /// Whether that was so.
     pub(crate) fn settle_base(
         &mut self,
         table: &Table,
         memory: &vhost_device_queue::GuestMemory,
         features: RingFeatures,
-    ) {
+    ) -> bool {
         let (Some(addresses), Some(0), None) = (self.addresses, self.base, &self.queue) else {
-            return;
+            return false;
         };
-        let Ok(config) = self.config(addresses, table, features) else {
-            return;
-        };
-        if Queue::is_new(memory, &config) == Ok(true) {
+        let config = self.config(addresses, table, features);
+        let is_new = config.is_ok_and(|config| Queue::is_new(memory, &config) == Ok(true));
+        if is_new {
             self.base = Some(Config::first_base(features.packed));
         }
+        is_new
     }
 
     fn config(
