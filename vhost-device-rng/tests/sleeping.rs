@@ -5,13 +5,16 @@
 mod support;
 
 use std::fs::read_to_string;
-use std::io::IoSlice;
+use std::io::{IoSlice, Write};
 use std::mem::MaybeUninit;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::write;
+use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use support::{PROGRAM, options, request, submit};
 use vhost_device_driver::Driver;
@@ -117,4 +120,63 @@ fn v9_a_session_that_sleeps_does_not_hold_up_the_end() {
     assert_eq!(daemon.wait().code(), Some(0));
     assert!(!daemon.log().contains("does not end"), "{}", daemon.log());
     drop(guests);
+}
+
+/// A connection to somebody who does not read, and which takes its time to be closed; and that one.
+fn lingering() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (theirs, _) = listener.accept().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    while ours.write(&[0; 0x1_0000]).is_ok() {}
+    set_socket_linger(&ours, Some(Duration::from_secs(3600))).unwrap();
+    (ours, theirs)
+}
+
+#[test]
+fn v7_a_file_descriptor_that_is_not_closed_at_once_holds_up_nobody_else() {
+    let daemon = PROGRAM.start(&["-c", "2"]);
+    let (fd, _reader) = lingering();
+    // In the queue of the connection, which nobody reads any more when it ends.
+    let half = guest(&daemon, "s0");
+    half.frontend.send_raw(&[0; 4], &[fd.as_fd()]).unwrap();
+    drop((half, fd));
+    wait_until(|| mappings(&daemon) == 0, || daemon.log());
+    guest(&daemon, "s1");
+    guest(&daemon, "s0");
+    daemon.stop();
+}
+
+#[test]
+fn v7_a_session_that_closes_what_is_not_closed_at_once_ends() {
+    let daemon = PROGRAM.start(&[]);
+    let (fd, _reader) = lingering();
+    let refused = guest(&daemon, "s");
+    send_call(&refused, fd.as_fd());
+    drop(fd);
+    let socket = refused.frontend.stream();
+    refused
+        .frontend
+        .send_raw(&[0; 4], &[socket.as_fd()])
+        .unwrap();
+    drop(refused);
+    wait_until(|| mappings(&daemon) == 0, || daemon.log());
+    guest(&daemon, "s");
+    daemon.stop();
+}
+
+#[test]
+fn v9_what_is_not_closed_at_once_does_not_hold_up_the_end() {
+    let mut daemon = PROGRAM.start(&["-c", "2"]);
+    let (fd, _reader) = lingering();
+    let half = guest(&daemon, "s0");
+    half.frontend.send_raw(&[0; 4], &[fd.as_fd()]).unwrap();
+    let (refused_fd, _other_reader) = lingering();
+    let refused = guest(&daemon, "s1");
+    send_call(&refused, refused_fd.as_fd());
+    drop((fd, refused_fd));
+    daemon.signal(rustix::process::Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(!daemon.log().contains("does not end"), "{}", daemon.log());
+    drop((half, refused));
 }

@@ -45,7 +45,7 @@ pub use log;
 pub use device::{Description, Device, QueueIndex, Refused, Resume, TURN};
 pub use features::{Feature, UnknownFeature};
 pub use memory_file::MemoryFs;
-pub use notifier::Signalling;
+pub use notifier::{Signalling, Step};
 pub use rate_limit::RateLimit;
 pub use session::{End, Error, Logs, Options, Patience, Queues, publish, serve};
 pub use spin::Cores;

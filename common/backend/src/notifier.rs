@@ -46,17 +46,32 @@ pub(crate) enum NotifierError {
     System(#[from] Errno),
 }
 
-/// Whether a session is in a call on an fd of its front-end, for whoever watches over it. A clone
-/// tells of the same session.
+/// How far a session has come, and whether it is in a call on an fd of its front-end, for whoever
+/// watches over it. A clone tells of the same session.
 #[derive(Clone, Debug, Default)]
 pub struct Signalling(Arc<AtomicU64>);
 
+/// Where a session is: it has not moved for as long as this is the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Step(u64);
+
+impl Step {
+    /// Whether it is in a call on an fd of its front-end.
+    pub fn is_call(self) -> bool {
+        self.0 % 2 == 1
+    }
+}
+
 impl Signalling {
-    /// The number of the call that the session is in, if it is in one. No other has the same.
-    pub fn current(&self) -> Option<u64> {
+    /// Where the session is.
+    pub fn step(&self) -> Step {
         // A hint: nothing is ordered by it.
-        let number = self.0.load(Ordering::Relaxed);
-        (number % 2 == 1).then_some(number)
+        Step(self.0.load(Ordering::Relaxed))
+    }
+
+    /// The session looks for its next message.
+    pub(crate) fn moves(&self) {
+        self.during(|| ());
     }
 
     fn during<T>(&self, call: impl FnOnce() -> T) -> T {

@@ -302,6 +302,7 @@ pub fn serve<D: Device>(
         inbox,
         messages,
         session,
+        signalling: options.signalling.clone(),
         readable: true,
         hung_up: false,
         patience: options.patience.0,
@@ -316,6 +317,7 @@ struct Loop<D: Device> {
     inbox: UnixStream,
     messages: BackendReqHandler<Mutex<Session<D>>>,
     session: Arc<Mutex<Session<D>>>,
+    signalling: Signalling,
     /// There may be messages in the socket.
     readable: bool,
     /// There will be no more.
@@ -418,6 +420,7 @@ impl<D: Device> Loop<D> {
     /// Handles the messages that have arrived whole.
     fn handle_messages(&mut self) -> Result<Option<End>, Error> {
         for _ in 0..MESSAGES {
+            self.signalling.moves();
             if !inbox::has_room(&self.inbox).map_err(system("poll the socket"))? {
                 self.nothing_whole()?;
                 break;

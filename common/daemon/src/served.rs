@@ -10,7 +10,12 @@
 //! the front-end's own end of the connection as a file descriptor, which keeps the connection open.
 //! The session closes such a connection (see [`Patience`]), but not while it sleeps. So the main
 //! thread also interrupts a session that stays in one call on an fd of its front-end while
-//! something waits in its socket.
+//! something waits in its socket, and one that has not moved for longer than that patience.
+//!
+//! Closing an fd can sleep, too: a TCP connection with `SO_LINGER` whose peer does not read takes as
+//! long as the front-end likes, for whoever closes it last. Closing a connection also closes the fds
+//! in its queue. So the main thread closes no connection. The session's thread does, at its end, and
+//! says so before ([`Stage::Closes`]), so that it is interrupted there.
 //!
 //! What no signal interrupts is left alone: a sleep in the hardware's driver, or in a file system
 //! that does not answer.
@@ -18,15 +23,15 @@
 //! [`Patience`]: vhost_device_backend::Patience
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::raw::{c_int, c_void};
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{ioctl_fionread, retry_on_intr};
-use vhost_device_backend::Signalling;
+use vhost_device_backend::{Patience, Signalling, Step};
 use vmm_sys_util::signal::{
     Error, Killable, block_signal, register_signal_handler, unblock_signal,
 };
@@ -43,6 +48,10 @@ const GRACE: Duration = Duration::from_millis(300);
 /// front-end has sent.
 const AGAIN: Duration = Duration::from_millis(20);
 
+/// How much longer than its [`Patience`] a session may stay where it is while something waits in its
+/// socket. What it waits for then is not its hardware: that takes turns of milliseconds.
+const SLACK: Duration = Duration::from_secs(1);
+
 extern "C" fn interrupted(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {}
 
 /// Gets ready to interrupt sessions. Call it before any thread is started, so that the signal
@@ -56,43 +65,108 @@ pub(crate) fn prepare() -> io::Result<()> {
     }
 }
 
+/// What a session's thread says at its end, however that comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It closes the connection, and with it what the front-end has left in there.
+    Closes,
+    /// Nothing of it is left.
+    Ended,
+}
+
+/// Our end of a connection once more, until the session's thread has closed it.
+#[derive(Clone, Debug)]
+struct Connection(Arc<Mutex<Option<UnixStream>>>);
+
+impl Connection {
+    fn new(socket: UnixStream) -> Self {
+        Self(Arc::new(Mutex::new(Some(socket))))
+    }
+
+    fn take(&self) -> Option<UnixStream> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// `None` when it is closed. The lock is held for a call that waits for nobody.
+    fn with<R>(&self, look: impl FnOnce(&UnixStream) -> R) -> Option<R> {
+        let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        socket.as_ref().map(look)
+    }
+}
+
+/// The end of a session's thread, whether it returns or panics.
+struct Leaving<F: Fn(Stage)> {
+    connection: Connection,
+    tell: F,
+}
+
+impl<F: Fn(Stage)> Drop for Leaving<F> {
+    fn drop(&mut self) {
+        (self.tell)(Stage::Closes);
+        drop(self.connection.take());
+        (self.tell)(Stage::Ended);
+    }
+}
+
 /// The session of a guest, on a thread of its own.
 pub(crate) struct Served<T> {
     thread: JoinHandle<T>,
-    /// Our end of the connection once more.
-    socket: UnixStream,
+    connection: Connection,
     signalling: Signalling,
-    /// The process stops.
-    stops: bool,
+    /// It is to end: the process stops, or it has said so.
+    ends: bool,
     /// Since when it has a reason to move, and when to see whether it does.
     due: Option<(Instant, Instant)>,
-    /// In which call on an fd of its front-end it was seen last.
-    call: Option<u64>,
+    /// Where it was seen last, and since when.
+    seen: Option<(Step, Instant)>,
+    /// It has stayed somewhere for too long before.
+    is_slow: bool,
 }
 
 impl<T: Send + 'static> Served<T> {
-    /// Runs `session` on a thread called `name`.
+    /// Runs `session` on a thread called `name`, which tells when it has ended.
+    ///
+    /// # Errors
+    /// The system's, with the connection.
     pub(crate) fn start(
         name: String,
         stream: UnixStream,
+        tell: impl Fn(Stage) + Send + 'static,
         session: impl FnOnce(UnixStream, Signalling) -> T + Send + 'static,
-    ) -> io::Result<Self> {
-        let socket = stream.try_clone()?;
+    ) -> Result<Self, (io::Error, UnixStream)> {
+        let other = match stream.try_clone() {
+            Ok(other) => other,
+            Err(error) => return Err((error, stream)),
+        };
+        let connection = Connection::new(stream);
         let signalling = Signalling::default();
         let told = signalling.clone();
+        let closed = connection.clone();
         let thread = thread::Builder::new().name(name).spawn(move || {
+            let _leaving = Leaving {
+                connection: closed,
+                tell,
+            };
             // Fails only for a signal that does not exist.
             let _ = unblock_signal(INTERRUPT);
-            session(stream, told)
-        })?;
-        Ok(Self {
-            thread,
-            socket,
-            signalling,
-            stops: false,
-            due: None,
-            call: None,
-        })
+            session(other, told)
+        });
+        match thread {
+            Ok(thread) => Ok(Self {
+                thread,
+                connection,
+                signalling,
+                ends: false,
+                due: None,
+                seen: None,
+                is_slow: false,
+            }),
+            // It is there: no thread has taken it.
+            Err(error) => match connection.take() {
+                Some(stream) => Err((error, stream)),
+                None => unreachable!("{error}"),
+            },
+        }
     }
 }
 
@@ -105,9 +179,9 @@ impl<T> Served<T> {
         }
     }
 
-    /// The process stops.
-    pub(crate) fn is_to_stop(&mut self) {
-        self.stops = true;
+    /// It is to end, or has said that it does.
+    pub(crate) fn is_to_end(&mut self) {
+        self.ends = true;
         self.stirred();
     }
 
@@ -124,13 +198,18 @@ impl<T> Served<T> {
         if now < next {
             return;
         }
-        let must_end = self.stops || self.front_end_has_left();
-        if !must_end && ioctl_fionread(&self.socket).is_ok_and(|queued| queued == 0) {
-            (self.due, self.call) = (None, None);
+        let must_end = self.ends || self.connection.with(has_left) != Some(false);
+        if !must_end && self.connection.with(is_empty) == Some(true) {
+            (self.due, self.seen) = (None, None);
             return;
         }
-        let before = std::mem::replace(&mut self.call, self.signalling.current());
-        if must_end || (self.call.is_some() && self.call == before) {
+        let step = self.signalling.step();
+        let before = self.seen.filter(|(before, _)| *before == step);
+        let (_, stays_since) = *self.seen.insert(before.unwrap_or((step, now)));
+        // Once is enough: it may have as much before it as its front-end has sent.
+        self.is_slow |= now.saturating_duration_since(stays_since) > Patience::default().0 + SLACK;
+        let stays = before.is_some() && (step.is_call() || self.is_slow);
+        if must_end || stays {
             // Fails only for a thread that has ended, of which we are told.
             let _ = self.thread.kill(INTERRUPT);
         }
@@ -139,22 +218,27 @@ impl<T> Served<T> {
         self.due = Some((since, now + pause));
     }
 
-    fn front_end_has_left(&self) -> bool {
-        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
-        let mut fds = [PollFd::new(&self.socket, gone)];
-        let polled = retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())));
-        polled.is_ok() && fds.iter().any(|fd| fd.revents().intersects(gone))
+    /// Has the connection watched, if it is open still.
+    pub(crate) fn watch(
+        &self,
+        watch: impl FnOnce(&UnixStream) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.connection.with(watch).unwrap_or(Ok(()))
     }
 
-    /// Waits for its end.
+    /// Waits for its end, of which it has told.
     pub(crate) fn join(self) -> thread::Result<T> {
         self.thread.join()
     }
 }
 
-/// The connection, to be watched.
-impl<T> AsFd for Served<T> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
+fn has_left(socket: &UnixStream) -> bool {
+    let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    let mut fds = [PollFd::new(socket, gone)];
+    let polled = retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())));
+    polled.is_ok() && fds.iter().any(|fd| fd.revents().intersects(gone))
+}
+
+fn is_empty(socket: &UnixStream) -> bool {
+    ioctl_fionread(socket).is_ok_and(|queued| queued == 0)
 }

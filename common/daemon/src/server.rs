@@ -17,7 +17,7 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 use vhost_device_backend::{End, Limits, Logs, Options, RateLimit, limited, serve};
 
 use crate::notify::ServiceManager;
-use crate::served::Served;
+use crate::served::{Served, Stage};
 use crate::signals::{Signal, Signals};
 use crate::sockets::{self, Endpoint, Listener};
 use crate::{Backend, Chain, FAILURE};
@@ -91,8 +91,8 @@ enum State {
     Arrived(UnixStream),
     /// The listener is watched.
     Listening,
-    /// The listener is left alone until then.
-    Resting(Instant),
+    /// The listener is left alone until then, and so is a front-end that could not be served.
+    Resting(Instant, Option<UnixStream>),
     /// A thread serves a front-end. The listener, if there is one, is watched by edges.
     Serving(Served<Result<End, SessionError>>),
     /// No front-end will come any more.
@@ -111,8 +111,8 @@ enum SessionError {
 /// Tells the main loop which sessions have ended.
 struct Ended {
     wake: Arc<OwnedFd>,
-    sender: Sender<usize>,
-    receiver: Receiver<usize>,
+    sender: Sender<(usize, Stage)>,
+    receiver: Receiver<(usize, Stage)>,
 }
 
 impl Ended {
@@ -126,34 +126,22 @@ impl Ended {
         })
     }
 
-    fn notice(&self, guest: usize) -> EndNotice {
-        EndNotice {
-            guest,
-            wake: Arc::clone(&self.wake),
-            sender: self.sender.clone(),
+    /// Tells of a guest's session, on its thread.
+    fn teller(&self, guest: usize) -> impl Fn(Stage) + Send + 'static {
+        let wake = Arc::clone(&self.wake);
+        let sender = self.sender.clone();
+        move |stage| {
+            // Neither fails while the main loop is there, and without it nobody asks.
+            let _ = sender.send((guest, stage));
+            let _ = rustix::io::write(&wake, &1_u64.to_ne_bytes());
         }
     }
 
-    /// The sessions that have ended since the last call.
-    fn take(&self) -> Vec<usize> {
-        // Emptied first: a session that ends from here on wakes the loop again.
+    /// What sessions have told since the last call.
+    fn take(&self) -> Vec<(usize, Stage)> {
+        // Emptied first: a session that tells something from here on wakes the loop again.
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
         self.receiver.try_iter().collect()
-    }
-}
-
-/// Held by a session's thread: dropped at its end, whether it returns or panics.
-struct EndNotice {
-    guest: usize,
-    wake: Arc<OwnedFd>,
-    sender: Sender<usize>,
-}
-
-impl Drop for EndNotice {
-    fn drop(&mut self) {
-        // Neither fails while the main loop is there, and without it nobody asks.
-        let _ = self.sender.send(self.guest);
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 }
 
@@ -241,7 +229,17 @@ impl<B: Backend> Server<B> {
     /// # Errors
     /// Only what makes the loop itself impossible.
     pub(crate) fn run(mut self) -> io::Result<Ending> {
-        self.serve_arrived()?;
+        let ending = self.serve();
+        // The system closes the connections that are left when the process ends, and waits for none
+        // of what front-ends have put into them.
+        for guest in &mut self.guests {
+            std::mem::forget(std::mem::replace(&mut guest.state, State::Gone));
+        }
+        ending
+    }
+
+    fn serve(&mut self) -> io::Result<Ending> {
+        self.serve_arrived();
         let mut broken = false;
         let mut tokens = Vec::with_capacity(EVENTS);
         while !self.guests.iter().all(Guest::is_gone) {
@@ -265,11 +263,7 @@ impl<B: Backend> Server<B> {
                         }
                         None => {}
                     },
-                    ENDED => {
-                        for guest in self.ended.take() {
-                            broken |= self.ended(guest);
-                        }
-                    }
+                    ENDED => broken |= self.take_ended(),
                     session if session >= FIRST_SESSION => {
                         self.guests[(session - FIRST_SESSION) as usize].stirred();
                     }
@@ -286,14 +280,13 @@ impl<B: Backend> Server<B> {
         }))
     }
 
-    fn serve_arrived(&mut self) -> io::Result<()> {
+    fn serve_arrived(&mut self) {
         for index in 0..self.guests.len() {
             match std::mem::replace(&mut self.guests[index].state, State::Gone) {
-                State::Arrived(stream) => self.spawn(index, stream)?,
+                State::Arrived(stream) => self.spawn(index, stream),
                 state => self.guests[index].state = state,
             }
         }
-        Ok(())
     }
 
     /// Waits for events until `deadline`, and puts their tokens into `tokens`.
@@ -320,7 +313,7 @@ impl<B: Backend> Server<B> {
         self.guests
             .iter()
             .filter_map(|guest| match guest.state {
-                State::Resting(until) => Some(until),
+                State::Resting(until, _) => Some(until),
                 _ => None,
             })
             .min()
@@ -344,8 +337,14 @@ impl<B: Backend> Server<B> {
     fn wake_rested(&mut self) {
         let now = Instant::now();
         for index in 0..self.guests.len() {
-            if matches!(self.guests[index].state, State::Resting(until) if until <= now) {
-                self.listen(index);
+            let State::Resting(until, waiting) = &mut self.guests[index].state else {
+                continue;
+            };
+            if *until <= now {
+                match waiting.take() {
+                    Some(stream) => self.spawn(index, stream),
+                    None => self.listen(index),
+                }
             }
         }
     }
@@ -359,7 +358,7 @@ impl<B: Backend> Server<B> {
         // By levels: a front-end that came meanwhile is seen now.
         match self.watch_listener(index, listener, EventFlags::IN) {
             Ok(()) => self.guests[index].state = State::Listening,
-            Err(error) => self.rest(index, &error),
+            Err(error) => self.rest(index, &error, None),
         }
     }
 
@@ -393,15 +392,13 @@ impl<B: Backend> Server<B> {
                 );
                 return Ok(());
             }
-            State::Arrived(_) | State::Resting(_) | State::Gone => return Ok(()),
+            State::Arrived(_) | State::Resting(..) | State::Gone => return Ok(()),
         }
         match listener.accept() {
             Ok(stream) => {
                 // By edges: each front-end that comes is told of once, those of the backlog too.
                 self.watch_listener(index, listener, EventFlags::IN | EventFlags::ET)?;
-                if let Err(error) = self.spawn(index, stream) {
-                    self.rest(index, &error);
-                }
+                self.spawn(index, stream);
             }
             // The front-end left before it was accepted.
             Err(error)
@@ -414,13 +411,14 @@ impl<B: Backend> Server<B> {
             Err(error) => {
                 // No new edge is looked at while it rests.
                 self.watch_listener(index, listener, EventFlags::ET)?;
-                self.rest(index, &error);
+                self.rest(index, &error, None);
             }
         }
         Ok(())
     }
 
-    fn rest(&mut self, index: usize, error: &io::Error) {
+    /// Leaves a guest alone for a while, with its front-end if that has come.
+    fn rest(&mut self, index: usize, error: &io::Error, waiting: Option<UnixStream>) {
         let guest = &mut self.guests[index];
         limited!(
             guest.failures,
@@ -428,30 +426,36 @@ impl<B: Backend> Server<B> {
             "{}: cannot take its front-end: {error}",
             guest.options.name
         );
-        guest.state = State::Resting(Instant::now() + REST);
+        guest.state = State::Resting(Instant::now() + REST, waiting);
     }
 
-    /// Starts the session of a guest on a thread of its own.
-    fn spawn(&mut self, index: usize, stream: UnixStream) -> io::Result<()> {
-        let guest = &mut self.guests[index];
+    /// Starts the session of a guest on a thread of its own, now or when the system has one.
+    fn spawn(&mut self, index: usize, stream: UnixStream) {
+        let tell = self.ended.teller(index);
+        let guest = &self.guests[index];
         let backend = Arc::clone(&self.backend);
         let stop = Arc::clone(&self.stop);
-        let notice = self.ended.notice(index);
         let mut options = guest.options.clone();
         let session = move |stream, signalling| {
-            let _notice = notice;
             options.signalling = signalling;
             let device = backend.device(index).map_err(SessionError::Device)?;
             Ok(serve(stream, device, &options, stop.as_fd())?)
         };
-        let served = Served::start(guest.options.name.clone(), stream, session)?;
+        let started = Served::start(guest.options.name.clone(), stream, tell, session);
+        let served = match started {
+            Ok(served) => served,
+            Err((error, stream)) => return self.rest(index, &error, Some(stream)),
+        };
         // By edges: messages are for the session to read. Without it a session may sleep for long.
         let token = EventData::new_u64(FIRST_SESSION + index as u64);
         let edges = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
-        let watched = epoll::add(&self.epoll, &served, token, edges);
+        let watched = served.watch(|socket| Ok(epoll::add(&self.epoll, socket, token, edges)?));
+        let guest = &mut self.guests[index];
         guest.state = State::Serving(served);
         if let Err(error) = watched {
-            log::warn!(
+            limited!(
+                guest.failures,
+                Warn,
                 "{}: cannot watch its connection: {error}",
                 guest.options.name
             );
@@ -462,7 +466,18 @@ impl<B: Backend> Server<B> {
             "{}: front-end connected",
             guest.options.name
         );
-        Ok(())
+    }
+
+    /// Hears what sessions tell. Whether one of those that have ended was broken.
+    fn take_ended(&mut self) -> bool {
+        let mut broken = false;
+        for (guest, stage) in self.ended.take() {
+            match stage {
+                Stage::Closes => self.guests[guest].is_to_end(),
+                Stage::Ended => broken |= self.ended(guest),
+            }
+        }
+        broken
     }
 
     /// Clears up after the session of a guest, and watches its listener again. Tells whether it
@@ -484,16 +499,12 @@ impl<B: Backend> Server<B> {
         sockets::remove_files();
         rustix::io::write(&self.stop, &1_u64.to_ne_bytes())?;
         for guest in &mut self.guests {
-            if let State::Serving(session) = &mut guest.state {
-                session.is_to_stop();
-            }
+            guest.is_to_end();
         }
         let deadline = Instant::now() + STOP_TIMEOUT;
         let mut tokens = Vec::with_capacity(EVENTS);
         loop {
-            for guest in self.ended.take() {
-                self.ended(guest);
-            }
+            self.take_ended();
             if !self.guests.iter().any(Guest::is_served) {
                 return Ok(());
             }
@@ -530,6 +541,13 @@ impl Guest {
     fn stirred(&mut self) {
         if let State::Serving(session) = &mut self.state {
             session.stirred();
+        }
+    }
+
+    /// Its session is to end, or says that it does.
+    fn is_to_end(&mut self) {
+        if let State::Serving(session) = &mut self.state {
+            session.is_to_end();
         }
     }
 

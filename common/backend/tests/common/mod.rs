@@ -252,7 +252,7 @@ impl Session {
     /// Waits until it is in a call on an fd of the front-end.
     pub fn wait_until_it_signals(&self) {
         let start = Instant::now();
-        while self.signalling.current().is_none() {
+        while !self.signalling.step().is_call() {
             assert!(start.elapsed() < DEADLINE, "it does not signal anything");
             thread::yield_now();
         }
