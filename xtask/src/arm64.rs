@@ -62,7 +62,7 @@ struct Skipped {
 
 /// All of them. Those that are `#[ignore]`d, as they need the hardware of the host guest, are not
 /// among them: they are ignored here as everywhere.
-const SKIPPED: [Skipped; 5] = [
+const SKIPPED: [Skipped; 10] = [
     Skipped {
         package: "common/backend",
         target: "reconnect",
@@ -74,6 +74,11 @@ const SKIPPED: [Skipped; 5] = [
     killed("v10_back_ends_on_packed_rings_are_killed"),
     killed("v10_back_ends_on_split_rings_in_order_are_killed"),
     killed("v10_back_ends_on_packed_rings_in_order_are_killed"),
+    exhausted("memory_is_lost_where_private_memory_is_used_up"),
+    exhausted("memory_is_lost_where_address_space_is_used_up"),
+    exhausted("memory_is_lost_where_mappings_are_used_up"),
+    exhausted("who_cannot_have_zeros_waits_and_holds_nobody_up"),
+    exhausted("a_limit_on_the_size_of_files_refuses_a_session_and_ends_none"),
 ];
 
 const fn killed(test: &'static str) -> Skipped {
@@ -83,6 +88,15 @@ const fn killed(test: &'static str) -> Skipped {
         test,
         reason: "it kills thousands of processes, each of which takes many times longer to get \
                  anywhere under emulation",
+    }
+}
+
+const fn exhausted(test: &'static str) -> Skipped {
+    Skipped {
+        package: "common/backend",
+        target: "exhausted",
+        test,
+        reason: "it starts itself under limits, which qemu-user keeps from the kernel or suffers from itself",
     }
 }
 

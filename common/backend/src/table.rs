@@ -69,9 +69,6 @@ impl Entry {
         let start = offset - inside;
         let len = size
             .checked_add(inside)
-            .and_then(|len| {
-                len.checked_next_multiple_of(if page > DEFAULT_PAGE { page } else { 1 })
-            })
             .and_then(|len| usize::try_from(len).ok())
             .ok_or_else(bad)?;
         let inside = usize::try_from(inside).map_err(|_| bad())?;
@@ -89,10 +86,6 @@ impl Entry {
             && self.user_addr == user_addr
     }
 }
-
-/// The largest page of an ordinary mapping; a longer one means huge pages, whose mappings must
-/// have whole pages in length too.
-const DEFAULT_PAGE: u64 = 65536;
 
 /// How much of the process one guest may use for its memory.
 ///

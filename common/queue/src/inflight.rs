@@ -122,7 +122,7 @@ impl InflightRegion {
             return Err(InflightError::Queues { queues, queue_size });
         }
         let needed = usize::from(queues) * queue_len(false, queue_size);
-        let (_, len) = mapping.range();
+        let len = mapping.size();
         if len < needed {
             return Err(InflightError::Short { len, needed });
         }
@@ -147,7 +147,7 @@ impl InflightRegion {
         let len = queue_len(packed, self.entries);
         let offset = usize::from(index) * len;
         let short = InflightError::Short {
-            len: self.mapping.range().1,
+            len: self.mapping.size(),
             needed: offset + len,
         };
         let area = Area::in_mapping(&self.mapping, offset, len).ok_or(short)?;

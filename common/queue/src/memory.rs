@@ -21,6 +21,8 @@ use crate::chain::{DESCRIPTOR_SIZE, Words};
 pub struct Mapping {
     start: NonNull<u8>,
     len: usize,
+    /// How long it is for the kernel.
+    mapped: usize,
 }
 
 // SAFETY: the mapping is memory that any thread may reach, and the only thing done with it as a
@@ -50,17 +52,29 @@ impl Mapping {
                 "the file ends before the region",
             ));
         }
+        // Where pages are huge, only whole ones can be unmapped, or be replaced by others.
+        let whole = len.checked_next_multiple_of(stat.stx_blksize as usize);
+        let in_file = |&whole: &usize| {
+            let end = offset.checked_add(whole as u64);
+            is_regular && end.is_some_and(|end| end <= stat.stx_size)
+        };
+        let mapped = whole.filter(in_file).unwrap_or(len);
         let access = ProtFlags::READ | ProtFlags::WRITE;
         let flags = MapFlags::SHARED | MapFlags::NORESERVE;
         // SAFETY: a new mapping at an address that the kernel chooses: it overlaps nothing.
-        let start = unsafe { mmap(std::ptr::null_mut(), len, access, flags, file, offset)? };
+        let start = unsafe { mmap(std::ptr::null_mut(), mapped, access, flags, file, offset)? };
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Self { start, len })
+        Ok(Self { start, len, mapped })
     }
 
-    /// Where it begins in this process, and how long it is in bytes.
+    /// Where it begins in this process, and how long it is there: no less than was asked for.
     pub fn range(&self) -> (usize, usize) {
-        (self.start.as_ptr() as usize, self.len)
+        (self.start.as_ptr() as usize, self.mapped)
+    }
+
+    /// How many bytes of it there are to use.
+    pub(crate) fn size(&self) -> usize {
+        self.len
     }
 
     /// Where `len` bytes from `offset` are; `None` when they are not all inside.
@@ -85,7 +99,7 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours and whole, and whoever holds a pointer into it holds a
         // share of it too: this is the last. Fails only for a range that is none.
-        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.mapped) };
     }
 }
 
@@ -420,6 +434,38 @@ mod tests {
 
     fn mapping(len: usize) -> Arc<Mapping> {
         Arc::new(Mapping::new(&file(len as u64), 0, len).expect("a mapping"))
+    }
+
+    #[test]
+    fn huge_pages_are_mapped_and_unmapped_whole() {
+        let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::HUGETLB;
+        let Ok(fd) = rustix::fs::memfd_create("test", flags) else {
+            eprintln!("skipped: the kernel has no huge pages");
+            return;
+        };
+        let file = File::from(fd);
+        let flags = AtFlags::EMPTY_PATH;
+        let stat = statx(&file, c"", flags, StatxFlags::SIZE).expect("what it is");
+        let page = u64::from(stat.stx_blksize);
+        file.set_len(2 * page).expect("a length");
+        if Mapping::new(&file, 0, page as usize).is_err() {
+            eprintln!("skipped: huge pages cannot be mapped, as under qemu-user");
+            return;
+        }
+        let mapping = Mapping::new(&file, page, 0x1001).expect("a mapping");
+        assert_eq!(mapping.size(), 0x1001);
+        assert!(mapping.part(0x1001, 1).is_none() && mapping.byte(0x1001).is_none());
+        let (start, len) = mapping.range();
+        assert_eq!(len as u64, page);
+        let is_mapped = || {
+            let maps = std::fs::read_to_string("/proc/self/maps").expect("the mappings");
+            let inode = format!(" {} ", stat.stx_ino);
+            maps.lines()
+                .any(|line| line.starts_with(&format!("{start:x}-")) && line.contains(&inode))
+        };
+        assert!(is_mapped());
+        drop(mapping);
+        assert!(!is_mapped(), "it stays mapped");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use vhost_device_backend::Error;
 use vhost_device_driver::guest::{ALL_STEPS, Options, RingDriver, SESSION_STEPS, Step};
 use vhost_device_driver::protocol::*;
 use vhost_device_driver::{PackedRing, Random, Ring, SplitRing};
+use vhost_device_queue::memory::Mapping;
 
 use crate::common::*;
 
@@ -490,6 +491,33 @@ fn v10_a_region_that_loses_its_file_ends_the_session_and_nothing_else() {
     copy.set_len(0).unwrap();
     guest.submit(0, Command::Echo);
     guest.queues[0].kick();
+    assert!(matches!(session.end(), Err(Error::MemoryLost)));
+}
+
+#[test]
+fn v10_a_region_of_huge_pages_that_loses_its_file_ends_the_session_and_nothing_else() {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB;
+    let Ok(fd) = memfd_create("region", flags) else {
+        eprintln!("skipped: the kernel has no huge pages");
+        return;
+    };
+    let file = File::from(fd);
+    // Whole pages, the largest that are common.
+    file.set_len(1 << 30).unwrap();
+    if Mapping::new(&file, 0, 1 << 30).is_err() {
+        eprintln!("skipped: huge pages cannot be mapped, as under qemu-user");
+        return;
+    }
+    let copy = file.try_clone().unwrap();
+    let (mut guest, session) = prepared(tracked());
+    guest.inflight = Some((area(3 * SPLIT_LEN, 3, QUEUE_SIZE), file.into()));
+    // If the system has no such page to give, the region is lost at once.
+    if guest.run(&ALL_STEPS).is_ok() {
+        guest.echo_all();
+        copy.set_len(0).unwrap();
+        guest.submit(0, Command::Echo);
+        guest.queues[0].kick();
+    }
     assert!(matches!(session.end(), Err(Error::MemoryLost)));
 }
 
