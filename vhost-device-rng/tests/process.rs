@@ -738,3 +738,17 @@ fn test_want_of_descriptors_is_outlived() {
     limit(1024);
     frontend.get_features().unwrap();
 }
+
+#[test]
+fn test_a_limit_of_file_sizes_fails_what_needs_a_file_and_ends_nobody() {
+    let daemon = PROGRAM.start(&[]);
+    let limit = Rlimit {
+        current: Some(0),
+        maximum: None,
+    };
+    prlimit(Some(daemon.process()), Resource::Fsize, limit).unwrap();
+    // The answer has no room for a refusal, so the connection ends.
+    assert!(Driver::connect(daemon.path("s"), options().track_inflight()).is_err());
+    assert_eq!(request(&mut daemon.guest("s", options()), 16).len(), 16);
+    daemon.stop();
+}

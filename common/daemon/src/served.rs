@@ -54,9 +54,13 @@ const SLACK: Duration = Duration::from_secs(1);
 
 extern "C" fn interrupted(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {}
 
-/// Gets ready to interrupt sessions. Call it before any thread is started, so that the signal
+/// Gets ready for signals to sessions. Call it before any thread is started, so that [`INTERRUPT`]
 /// interrupts only threads that unblock it.
 pub(crate) fn prepare() -> io::Result<()> {
+    // A front-end asks for a region for requests in flight, and says how long it is. Where the user
+    // has limited the size of files (`ulimit -f`), the call that makes it fails; it must not end the
+    // process with all its guests.
+    register_signal_handler(libc::SIGXFSZ, interrupted)?;
     // Without SA_RESTART: the call that is interrupted fails.
     register_signal_handler(INTERRUPT, interrupted)?;
     match block_signal(INTERRUPT) {

@@ -345,7 +345,14 @@ impl std::fmt::Display for HostLine {
 }
 
 fn configure(file: &File, config: LineConfig) -> io::Result<()> {
-    uapi::set_line_config(file, config).map_err(system)
+    loop {
+        match uapi::set_line_config(file, config.clone()).map_err(system) {
+            // The session is to end. The chip may be behind a slow bus, and what is done at the end
+            // matters most: lines get their safe levels.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 fn one_value(high: bool) -> LineValues {
