@@ -11,10 +11,11 @@ use std::os::unix::net::UnixStream;
 
 use support::{
     BOTH, Daemon, ERR, EVENTS, F_IRQ, GET_DIRECTION, GET_LINE_NAMES, GET_VALUE, HIGH, IN, INVALID,
-    NONE, OK, OUT, PROGRAM, REQUESTS, RISING, SET_DIRECTION, SET_IRQ_TYPE, SET_VALUE, VALID, event,
-    header, no_event, ok, options, request, send, unmask, wait,
+    NONE, OK, OUT, PROGRAM, REQUESTS, RISING, SET_DIRECTION, SET_IRQ_TYPE, SET_VALUE, VALID, World,
+    event, header, no_event, ok, options, request, send, unmask, wait,
 };
 use vhost_device_driver::{Buffer, Driver};
+use vhost_device_rig::opens_nothing_when_ready;
 
 const SIM: &[&str] = &["-l", "sim:6,0=out,1=in,2=reset,loop=0-1"];
 
@@ -498,4 +499,22 @@ fn v9_print_capabilities() {
         capabilities,
         serde_json::json!({ "type": "gpio", "features": [] })
     );
+}
+
+#[test]
+fn nothing_is_opened_when_the_daemon_is_ready() {
+    let directory = tempfile::tempdir().unwrap();
+    let control = directory.path().join("control");
+    let arguments = [SIM, &["--sim-control", control.to_str().unwrap()]].concat();
+    opens_nothing_when_ready(PROGRAM, &arguments, |daemon| {
+        let mut guest = daemon.guest("s", options());
+        let mut world = World::connect(&control);
+        world.expect_levels(&LOW);
+        ok(&mut guest, SET_DIRECTION, 2, IN);
+        ok(&mut guest, SET_IRQ_TYPE, 2, RISING);
+        let buffer = unmask(&mut guest, 2);
+        world.set("reset", 1);
+        assert_eq!(event(&mut guest, buffer), VALID);
+        world.set("reset", 0);
+    });
 }

@@ -12,6 +12,7 @@ use support::{
 };
 use vhost_device_driver::guest::{ALL_STEPS, Step};
 use vhost_device_driver::{Buffer, Driver, Frontend};
+use vhost_device_rig::opens_nothing_when_ready;
 
 const EEPROM: u8 = 0x50;
 const REGISTERS: u8 = 0x20;
@@ -554,4 +555,16 @@ fn v9_print_capabilities() {
         capabilities,
         serde_json::json!({ "type": "i2c", "features": [] })
     );
+}
+
+#[test]
+fn nothing_is_opened_when_the_daemon_is_ready() {
+    for bus in buses::each() {
+        opens_nothing_when_ready(PROGRAM, &["-l", &bus], |daemon| {
+            let mut guest = daemon.guest("s", options());
+            let mut one = |message| statuses(&transfer(&mut guest, &[message]));
+            assert_eq!(one(Message::Write(REGISTERS, &[1, 2])), [OK]);
+            assert_eq!(one(Message::Write(NOBODY, &[1])), [ERR]);
+        });
+    }
 }

@@ -18,7 +18,7 @@ use support::{PROGRAM, options, request, submit, submit_buffers};
 use vhost_device_driver::guest::{SESSION_STEPS, Step};
 use vhost_device_driver::protocol::{VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, bits};
 use vhost_device_driver::{Buffer, Driver, Frontend};
-use vhost_device_rig::{Daemon, entries, wait_for_exit, wait_until};
+use vhost_device_rig::{Daemon, entries, opens_nothing_when_ready, wait_for_exit, wait_until};
 
 fn refused(arguments: &[&OsStr], status: i32, message: &str) {
     let (code, text) = PROGRAM.run(arguments);
@@ -751,4 +751,11 @@ fn test_a_limit_of_file_sizes_fails_what_needs_a_file_and_ends_nobody() {
     assert!(Driver::connect(daemon.path("s"), options().track_inflight()).is_err());
     assert_eq!(request(&mut daemon.guest("s", options()), 16).len(), 16);
     daemon.stop();
+}
+
+#[test]
+fn nothing_is_opened_when_the_daemon_is_ready() {
+    opens_nothing_when_ready(PROGRAM, &["-m", "1000", "-p", "10"], |daemon| {
+        request(&mut daemon.guest("s", options()), 8);
+    });
 }

@@ -5,10 +5,11 @@ mod support;
 use std::fs::File;
 
 use vhost_device_driver::Buffer;
+use vhost_device_rig::opens_nothing_when_ready;
 
 use support::{
-    BASE, CLOCK, COMMANDS, DEADLINE, Daemon, F_P2A_CHANNELS, PROGRAM, RESET, SENSOR, SYSTEM,
-    VOLTAGE, header,
+    BASE, CLOCK, COMMANDS, Control, DEADLINE, Daemon, F_P2A_CHANNELS, Guest, PROGRAM, RESET,
+    SENSOR, SYSTEM, VOLTAGE, header,
 };
 
 // Of the simulated platform.
@@ -173,7 +174,7 @@ fn test_two_fake_devices_and_output_to_a_file() {
     command.args(["-d", "fake,name=one", "--device", "fake,name=two"]);
     command.stdout(File::create(directory.path().join("stdout")).unwrap());
     let daemon = vhost_device_rig::Daemon::spawn(command, directory);
-    let mut guest = support::Guest::connect(&daemon, "s");
+    let mut guest = Guest::connect(&daemon, "s");
     assert_eq!(guest.ok(BASE, 0x6, &[0]), [1, SENSOR.into()]);
     assert_eq!(guest.ok(SENSOR, 0x1, &[])[0] & 0xffff, 2);
     for reading in 0..2 {
@@ -296,7 +297,7 @@ fn test_hardware_that_fails_does_not_fill_the_log_however_much_there_is() {
     command.arg("-s").arg(directory.path().join("s"));
     command.arg("--platform").arg(file);
     let daemon = vhost_device_rig::Daemon::spawn(command, directory);
-    let mut guest = support::Guest::connect(&daemon, "s");
+    let mut guest = Guest::connect(&daemon, "s");
     let start = std::time::Instant::now();
     for sensor in 0..SENSORS {
         assert_eq!(guest.command(SENSOR, 0x6, &[sensor, 0]).0, -9);
@@ -327,4 +328,20 @@ fn v7_the_next_connection_starts_clean() {
     guest.ok(RESET, 0x4, &[1, 1, 0]);
     assert_eq!(guest.notice(RESET, 0), [1, 1, 0], "and nothing before it");
     daemon.stop();
+}
+
+#[test]
+fn nothing_is_opened_when_the_daemon_is_ready() {
+    let directory = tempfile::tempdir().unwrap();
+    let control = directory.path().join("control");
+    let arguments = ["--sim", "--sim-control", control.to_str().unwrap()];
+    opens_nothing_when_ready(PROGRAM, &arguments, |daemon| {
+        let mut guest = Guest::connect(daemon, "s");
+        guest.give(1);
+        guest.ok(RESET, 0x5, &[0, 1]);
+        guest.ok(RESET, 0x4, &[0, 1, 0]);
+        guest.notice(RESET, 0);
+        guest.ok(SENSOR, 0x6, &[0, 0]);
+        assert!(!Control::connect(&control).ask("help").is_empty());
+    });
 }

@@ -3,6 +3,8 @@
 // Each test program uses its part.
 #![allow(dead_code)]
 
+pub mod fuse;
+
 use vhost_device_driver::memory::RegionSpec;
 use vhost_device_driver::{Buffer, Driver, Options, Used};
 use vhost_device_rig::Program;

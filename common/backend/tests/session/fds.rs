@@ -132,7 +132,9 @@ fn fill(fd: impl AsFd) {
 
 /// Interrupts a session whose front-end has left, for as long as it lasts, as a daemon does.
 fn interrupted(session: Session) {
+    let start = Instant::now();
     while !session.is_finished() {
+        assert!(start.elapsed() < DEADLINE, "the session does not end");
         session.interrupt();
         thread::yield_now();
     }
