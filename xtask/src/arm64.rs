@@ -78,7 +78,7 @@ const SKIPPED: [Skipped; 14] = [
     exhausted("memory_is_lost_where_address_space_is_used_up"),
     exhausted("memory_is_lost_where_mappings_are_used_up"),
     exhausted("who_cannot_have_zeros_waits_and_holds_nobody_up"),
-    exhausted("a_limit_on_the_size_of_files_refuses_a_session_and_ends_none"),
+    exhausted("who_may_have_no_file_is_served_and_loses_its_memory"),
     opens("vhost-device-rng", "process"),
     opens("vhost-device-i2c", "adapter"),
     opens("vhost-device-gpio", "gpio"),

@@ -291,8 +291,7 @@ pub fn serve<D: Device>(
     let inbox = stream.try_clone().map_err(system("clone the socket"))?;
     // The message layer wants a shared handler with a lock. It is never waited for: everything
     // happens on this thread. It is taken once a turn of the loop, not for each request.
-    let watch = Watch::new().map_err(system("make ready for memory that is lost"))?;
-    let session = Session::new(device, options, Arc::clone(&epoll), watch);
+    let session = Session::new(device, options, Arc::clone(&epoll));
     let session = Arc::new(Mutex::new(session));
     let messages = BackendReqHandler::from_stream(stream, Arc::clone(&session));
     Loop {
@@ -527,7 +526,7 @@ pub(crate) struct Session<D> {
 }
 
 impl<D: Device> Session<D> {
-    fn new(device: D, options: &Options, epoll: Arc<Epoll>, watch: Watch) -> Self {
+    fn new(device: D, options: &Options, epoll: Arc<Epoll>) -> Self {
         let description = device.describe();
         let ours = 1 << VIRTIO_F_VERSION_1
             | 1 << VIRTIO_RING_F_INDIRECT_DESC
@@ -554,7 +553,7 @@ impl<D: Device> Session<D> {
             log: None,
             inflight: None,
             inflight_outlives_stop: false,
-            watch,
+            watch: Watch::new(),
             active: false,
             limits: options.limits,
             memory_fs: options.memory_fs,

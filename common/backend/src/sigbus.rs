@@ -21,12 +21,13 @@
 //!   spare ones are given up.
 //!
 //! If the mapping cannot be replaced all the same, the thread tries again until it can, as others may
-//! give back what is missing. Until then its session does not end, but the others go on.
+//! give back what is missing. Until then its session does not end, but the others go on. So it is
+//! with a session that could not have its file (no file descriptor was left, or `RLIMIT_FSIZE` forbids
+//! it), which is served all the same: its zeros are private memory.
 
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::raw::c_int;
 use std::ptr;
@@ -36,7 +37,7 @@ use std::sync::atomic::{Ordering, compiler_fence};
 use rustix::event::{Timespec, poll};
 use rustix::fs::{FallocateFlags, fallocate, ftruncate};
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mprotect, munmap};
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap};
 use rustix::param::page_size;
 use vmm_sys_util::signal::register_signal_handler;
 
@@ -62,7 +63,8 @@ type Range = (usize, usize);
 struct Watched {
     /// The list of the mappings, and its length.
     ranges: (*const Range, usize),
-    zeros: RawFd,
+    /// The file, if it has one.
+    zeros: Option<RawFd>,
     page: usize,
 }
 
@@ -78,12 +80,12 @@ thread_local! {
 #[derive(Debug)]
 pub(crate) struct Watch {
     ranges: Vec<Range>,
-    zeros: File,
+    zeros: Option<File>,
     page: usize,
 }
 
 impl Watch {
-    pub(crate) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> Self {
         static INSTALL: Once = Once::new();
         INSTALL.call_once(|| {
             if let Err(error) = register_signal_handler(libc::SIGBUS, on_sigbus) {
@@ -92,23 +94,16 @@ impl Watch {
                      daemon: {error}"
                 );
             }
-            // A limit on the size of files (RLIMIT_FSIZE) is for memory files too. It fails a call,
-            // and one guest with it, and must not end the process.
-            if let Err(error) = register_signal_handler(libc::SIGXFSZ, on_sigxfsz) {
-                log::warn!("cannot handle SIGXFSZ: {error}");
-            }
         });
         let page = page_size();
-        let zeros = memfd(c"vhost-device-zeros")?;
-        ftruncate(&zeros, ZEROS)?;
-        fallocate(&zeros, FallocateFlags::empty(), MIDDLE, 2 * page as u64)?;
-        SPARE.set(Some(map_spare(&zeros, page)?));
+        let (zeros, spare) = prepare(page).unzip();
+        SPARE.set(spare);
         HIT.set(false);
-        Ok(Self {
+        Self {
             ranges: Vec::new(),
             zeros,
             page,
-        })
+        }
     }
 
     /// From now on, these are the mappings.
@@ -117,7 +112,7 @@ impl Watch {
         // Before the old list goes, and before memory is touched that only the new one has.
         WATCHED.set(Some(Watched {
             ranges: (ranges.as_ptr(), ranges.len()),
-            zeros: self.zeros.as_raw_fd(),
+            zeros: self.zeros.as_ref().map(AsRawFd::as_raw_fd),
             page: self.page,
         }));
         compiler_fence(Ordering::SeqCst);
@@ -152,8 +147,22 @@ fn joined(mut ranges: Vec<Range>, page: usize) -> Vec<Range> {
     ranges
 }
 
+/// The zeros of a session and its spare mappings, if there can be any.
+fn prepare(page: usize) -> Option<(File, Range)> {
+    let make = || {
+        let zeros = memfd(c"vhost-device-zeros")?;
+        ftruncate(&zeros, ZEROS)?;
+        fallocate(&zeros, FallocateFlags::empty(), MIDDLE, 2 * page as u64)?;
+        let spare = map_spare(&zeros, page)?;
+        Ok((zeros, spare))
+    };
+    let made: Result<_, Errno> = make();
+    made.inspect_err(|error| log::debug!("no file of zeros for a session: {error}"))
+        .ok()
+}
+
 /// Three mappings of a page each that the kernel does not join, in one range.
-fn map_spare(zeros: &File, page: usize) -> io::Result<Range> {
+fn map_spare(zeros: &File, page: usize) -> Result<Range, Errno> {
     let len = 3 * page;
     let (none, shared) = (ProtFlags::empty(), MapFlags::SHARED);
     // SAFETY: a new mapping at an address that the kernel chooses: it overlaps nothing.
@@ -211,21 +220,23 @@ extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, _context: *mu
     }
 }
 
-extern "C" fn on_sigxfsz(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {}
-
 /// Maps zeros over the range, with those that need no memory at `addr`.
 fn replace_with_zeros((start, len): Range, addr: usize, watched: Watched) -> Result<(), Errno> {
+    let place = start as *mut c_void;
     let access = ProtFlags::READ | ProtFlags::WRITE;
-    let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
+    let flags = MapFlags::NORESERVE | MapFlags::FIXED;
+    let Some(zeros) = watched.zeros else {
+        // SAFETY: the range is mappings of this session, which nothing but guest memory uses; it
+        // stays mapped, so every pointer into it stays good.
+        return unsafe { mmap_anonymous(place, len, access, flags | MapFlags::PRIVATE) }.map(drop);
+    };
+    // SAFETY: the file of the `Watch` on this thread, which is open until it has dropped.
+    let zeros = unsafe { BorrowedFd::borrow_raw(zeros) };
     // What is before the page in the range is before the middle of the file.
     let before = (addr - start) / watched.page * watched.page;
     let offset = MIDDLE - before as u64;
-    // SAFETY: the file of the `Watch` on this thread, which is open until it has dropped.
-    let zeros = unsafe { BorrowedFd::borrow_raw(watched.zeros) };
-    // SAFETY: the range is mappings of this session, which nothing but guest memory uses; it
-    // stays mapped, so every pointer into it stays good.
-    unsafe { mmap(start as *mut c_void, len, access, flags, zeros, offset) }?;
-    Ok(())
+    // SAFETY: as above.
+    unsafe { mmap(place, len, access, flags | MapFlags::SHARED, zeros, offset) }.map(drop)
 }
 
 #[cfg(test)]
@@ -255,9 +266,10 @@ mod tests {
         let (done, end) = channel();
         thread::spawn(move || {
             let page = page_size();
-            let mut watch = Watch::new().unwrap();
+            let mut watch = Watch::new();
             // As if there were no memory: the pages behind those in the middle raise SIGBUS.
-            watch.zeros.set_len(MIDDLE + 2 * page as u64).unwrap();
+            let zeros = watch.zeros.as_ref().unwrap();
+            zeros.set_len(MIDDLE + 2 * page as u64).unwrap();
             let file = memfd(c"test").unwrap();
             file.set_len(10 * page as u64).unwrap();
             let mapping = Mapping::new(&file, 0, 10 * page).unwrap();

@@ -9,7 +9,7 @@
 mod common;
 
 use std::env;
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::fs::{File, read_to_string};
 use std::process;
 use std::ptr;
@@ -22,6 +22,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous};
 use rustix::param::page_size;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vhost_device_backend::Error;
+use vhost_device_driver::guest::ALL_STEPS;
+use vmm_sys_util::signal::register_signal_handler;
 
 use common::*;
 
@@ -194,16 +196,29 @@ fn who_cannot_have_zeros_waits_and_holds_nobody_up() {
 }
 
 #[test]
-fn a_limit_on_the_size_of_files_refuses_a_session_and_ends_none() {
+fn who_may_have_no_file_is_served_and_loses_its_memory() {
     alone(
-        "a_limit_on_the_size_of_files_refuses_a_session_and_ends_none",
+        "who_may_have_no_file_is_served_and_loses_its_memory",
         || {
-            let (mut bystander, _session) = running();
-            limit(Resource::Fsize, 0);
-            let (_frontend, refused) = frontend();
-            let end = refused.end();
-            assert!(matches!(end, Err(Error::System { .. })), "{end:?}");
-            bystander.echo_all();
+            extern "C" fn nothing(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {}
+            register_signal_handler(libc::SIGXFSZ, nothing).unwrap();
+            let bystander = running();
+            let before = limit(Resource::Fsize, 0);
+            let (frontend, session) = frontend();
+            // It has begun.
+            frontend.get_features().unwrap();
+            setrlimit(Resource::Fsize, before).unwrap();
+            let maps = read_to_string("/proc/self/maps").unwrap();
+            assert_eq!(
+                maps.matches("vhost-device-zeros").count(),
+                3,
+                "the bystander's"
+            );
+            let mut guest = Guest::prepare_with(frontend, options());
+            guest.run(&ALL_STEPS).unwrap();
+            guest.echo_all();
+            guest.memory.truncate(0, 0);
+            ends_alone([bystander, (guest, session)]);
         },
     );
 }

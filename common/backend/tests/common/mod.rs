@@ -14,7 +14,7 @@ use vhost_device_backend::{
     Description, Device, End, Error, Feature, Patience, QueueIndex, Queues, Refused, Resume as _,
     Signalling, serve,
 };
-use vhost_device_driver::guest::{DEFAULT_GUEST_ADDR, Driver, Options, RingDriver};
+use vhost_device_driver::guest::{DEFAULT_GUEST_ADDR, Options, RingDriver};
 use vhost_device_driver::memory::RegionSpec;
 use vhost_device_driver::protocol::*;
 use vhost_device_driver::{Buffer, EventFd, Frontend, Ring, SplitRing, Used};
@@ -359,7 +359,7 @@ pub fn running_on<R: Ring>(options: Options) -> (RingGuest<R>, Session) {
 /// A guest that has sent nothing, and its session.
 pub fn prepared(options: Options) -> (Guest, Session) {
     let (frontend, session) = frontend();
-    (Guest::new(Driver::prepare(frontend, options)), session)
+    (Guest::prepare_with(frontend, options), session)
 }
 
 /// A driver of the echo device. It knows what it asked for.
@@ -398,7 +398,12 @@ impl<R: Ring> RingGuest<R> {
 
     /// A guest that has sent nothing.
     pub fn prepare(stream: UnixStream, options: Options) -> Self {
-        Self::new(RingDriver::prepare(Frontend::new(stream), options))
+        Self::prepare_with(Frontend::new(stream), options)
+    }
+
+    /// The same, with a front-end that may have.
+    pub fn prepare_with(frontend: Frontend, options: Options) -> Self {
+        Self::new(RingDriver::prepare(frontend, options))
     }
 
     /// A guest whose device is brought up on `stream`.
