@@ -3,8 +3,8 @@
 //!
 //! The test programs and the daemons that they start are arm64's; the system calls are this
 //! machine's. Emulation shows what compiles to something else there. It does not show weak
-//! ordering, as it is done on a processor that orders more: that is for loom (`tests/model`) and for
-//! the instructions themselves (`tests/arm64`).
+//! ordering, as it is done on a processor that orders more: that is for loom (`tests/model`) and
+//! for the instructions themselves (`tests/arm64`).
 
 use std::collections::BTreeSet;
 use std::fs;

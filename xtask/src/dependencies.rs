@@ -1,8 +1,8 @@
 //! What may be depended on: licences, sources and versions, by the rules of `deny.toml`.
 //!
-//! These are the checks of `cargo deny check bans licenses sources` on what cargo itself says of the
-//! packages, with the same reader of licences. cargo-deny itself takes minutes to build; whoever has it
-//! may run it on the same file.
+//! These are the checks of `cargo deny check bans licenses sources` on what cargo itself says of
+//! the packages, with the same reader of licences. cargo-deny itself takes minutes to build;
+//! whoever has it may run it on the same file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

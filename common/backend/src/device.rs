@@ -73,8 +73,8 @@ pub trait Device {
     /// refuses to work with them.
     ///
     /// # Errors
-    /// The reason, for the log: by name, what the guest's driver lacks. The front-end's `SET_FEATURES`
-    /// fails then, and no queue runs until other features are accepted.
+    /// The reason, for the log: by name, what the guest's driver lacks. The front-end's
+    /// `SET_FEATURES` fails then, and no queue runs until other features are accepted.
     fn negotiated(&mut self, features: u64) -> Result<(), Refused> {
         let _ = features;
         Ok(())

@@ -13,13 +13,13 @@
 //!    the file, its device, and which attributes its file system knows. Only those that keep their
 //!    own inodes know `STATX_ATTR_NODUMP`: ext4, xfs, btrfs, f2fs and more. FUSE and the network
 //!    file systems do not.
-//! 3. `FS_IOC_GETFSUUID`, from Linux 6.9 on, is answered by the kernel above the file systems. Those
-//!    of step 2 have a UUID and a FUSE file system has none, should a later kernel let FUSE servers
-//!    name attributes. Before Linux 6.9 it is for the file system to answer, but then step 2 has
-//!    shown that this is not FUSE.
-//! 4. An overlay passes attributes of the file below on, and `fstatfs` to another file system, which
-//!    may be FUSE. Its device has the major number 0, as btrfs' has, and an ioctl that btrfs alone
-//!    knows tells them apart. An overlay answers ioctls itself.
+//! 3. `FS_IOC_GETFSUUID`, from Linux 6.9 on, is answered by the kernel above the file systems.
+//!    Those of step 2 have a UUID and a FUSE file system has none, should a later kernel let FUSE
+//!    servers name attributes. Before Linux 6.9 it is for the file system to answer, but then step
+//!    2 has shown that this is not FUSE.
+//! 4. An overlay passes attributes of the file below on, and `fstatfs` to another file system,
+//!    which may be FUSE. Its device has the major number 0, as btrfs' has, and an ioctl that btrfs
+//!    alone knows tells them apart. An overlay answers ioctls itself.
 //! 5. What is left is a file system on a disk, or btrfs. It has what it needs to answer `fstatfs`.
 
 use std::fs::File;

@@ -1,22 +1,22 @@
 //! The file descriptors by which a session and its front-end wake each other: kicks, calls, errors.
 //!
-//! They are the front-end's, which keeps them too, and can be anything. What is taken is an eventfd,
-//! or a pipe or FIFO, as User-Mode Linux sends for calls. Anything else could do harm by being held:
-//! a socket that has the session's own socket in its queue keeps the connection open after the
-//! front-end has left, and so does that socket itself.
+//! They are the front-end's, which keeps them too, and can be anything. The session takes an
+//! eventfd, or a pipe or FIFO, as User-Mode Linux sends for calls. To hold anything else could do
+//! harm: a socket that has the session's own socket in its queue keeps the connection open after
+//! the front-end has left, and so does that socket itself.
 //!
 //! There is no call that says "this is an eventfd", and `/proc`, which does, is not there in a
-//! sandbox. But what only eventfds do can be seen without a change to the counter, and without a
-//! question to anyone who may be slow:
+//! sandbox. But three things that eventfds do can be seen without a change to the counter, and
+//! without a question to anyone who may be slow:
 //!
-//! - it is on the file system of anonymous inodes, as an eventfd of our own is: `statx` with
-//!   `AT_STATX_DONT_SYNC` says so;
-//! - it can be written to, which timerfds, signalfds, epolls, inotifies, pidfds, userfaultfds,
-//!   io_urings and most others cannot: a vector of no bytes is then written, and otherwise EINVAL;
-//! - it refuses to be written less than 8 bytes: no bytes at all are EINVAL, too.
+//! - It is on the file system of anonymous inodes, as an eventfd of our own is. `statx` with
+//!   `AT_STATX_DONT_SYNC` says so.
+//! - It can be written to: a vector of no bytes is written. Timerfds, signalfds, epolls, inotifies,
+//!   pidfds, userfaultfds, io_urings and most others answer EINVAL.
+//! - It refuses to be written less than 8 bytes: a write of no bytes is EINVAL.
 //!
-//! Known to pass as well are a fanotify group and a set of Landlock rules. They do not harm: nothing
-//! that is written to them sleeps, and no socket is in them.
+//! A fanotify group, a set of Landlock rules, and BPF maps and programs are known to pass as well.
+//! They do not harm: no write to them sleeps (those of BPF fail), and no socket is in their queue.
 //!
 //! Writes and reads do not block, unless the front-end makes it so in the instant between the look
 //! and the call: the flag is the front-end's as well, and eventfds know no `RWF_NOWAIT`. Whoever
@@ -189,8 +189,8 @@ fn place(stat: &Statx) -> Place {
     (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_mode)
 }
 
-/// Where all eventfds are: with an inode that is no file's, and without a type in its mode as far as
-/// this can be seen from outside.
+/// Where all eventfds are: with an inode that is no file's, and without a type in its mode as far
+/// as this can be seen from outside.
 fn place_of_eventfds() -> Result<Place, Errno> {
     static PLACE: OnceLock<Place> = OnceLock::new();
     if let Some(place) = PLACE.get() {

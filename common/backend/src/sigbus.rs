@@ -8,22 +8,23 @@
 //! The handler must not fail, as all guests of the process would go with the one, and so it asks
 //! for nothing that the system may refuse:
 //!
-//! - The zeros are those of a sparse file that each session has from its beginning. Shared memory of
-//!   a file is charged page by page, when it is touched; private memory may be charged as a whole,
-//!   when it is mapped (`vm.overcommit_memory` 2, `RLIMIT_DATA`). It is freed with the session.
-//! - The file's two pages in the middle are there from the beginning too, and the page that was lost
-//!   becomes the first of them. So the access ends even if there is no memory for other pages: a page
-//!   that cannot be had raises SIGBUS again, and is the next to become it. For that, no instruction
-//!   may need two distant pages of a mapping at once, and none does: what is copied from guest
-//!   memory is not copied to guest memory.
-//! - The mapping is replaced as a whole, so that the process has no more mappings than before. Should
-//!   it have as many as it may, or should the kernel have made one of the mappings of two sessions,
-//!   spare ones are given up.
+//! - The zeros are those of a sparse file that each session has from its beginning. Shared memory
+//!   of a file is charged page by page, when it is touched; private memory may be charged as a
+//!   whole, when it is mapped (`vm.overcommit_memory` 2, `RLIMIT_DATA`). It is freed with the
+//!   session.
+//! - The file's two pages in the middle are there from the beginning too, and the page that was
+//!   lost becomes the first of them. So the access ends even if there is no memory for other pages:
+//!   a page that cannot be had raises SIGBUS again, and is the next to become it. For that, no
+//!   instruction may need two distant pages of a mapping at once, and none does: what is copied
+//!   from guest memory is not copied to guest memory.
+//! - The mapping is replaced as a whole, so that the process has no more mappings than before.
+//!   Should it have as many as it may, or should the kernel have made one of the mappings of two
+//!   sessions, spare ones are given up.
 //!
-//! If the mapping cannot be replaced all the same, the thread tries again until it can, as others may
-//! give back what is missing. Until then its session does not end, but the others go on. So it is
-//! with a session that could not have its file (no file descriptor was left, or `RLIMIT_FSIZE` forbids
-//! it), which is served all the same: its zeros are private memory.
+//! If the mapping cannot be replaced all the same, the thread tries again until it can, as others
+//! may give back what is missing. Until then its session does not end, but the others go on. So it
+//! is with a session that could not have its file (no file descriptor was left, or `RLIMIT_FSIZE`
+//! forbids it), which is served all the same: its zeros are private memory.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -170,7 +171,8 @@ fn map_spare(zeros: &File, page: usize) -> Result<Range, Errno> {
     // SAFETY: the second of the three pages.
     let split = unsafe { mprotect(start.wrapping_byte_add(page), page, MprotectFlags::READ) };
     split.inspect_err(|_| {
-        // SAFETY: the mapping made above, of which nobody knows yet. Fails only for one that is none.
+        // SAFETY: the mapping made above, of which nobody knows yet. Fails only for one that is
+        // none.
         let _ = unsafe { munmap(start, len) };
     })?;
     Ok((start as usize, len))
@@ -179,8 +181,8 @@ fn map_spare(zeros: &File, page: usize) -> Result<Range, Errno> {
 /// Unmaps the spare mappings, unless that was done before. A signal handler may call it.
 fn give_up_spare() {
     if let Some((start, len)) = SPARE.take() {
-        // SAFETY: what `map_spare` mapped, which nobody reaches; it was taken, so that it is unmapped
-        // once. Fails only for a range that is none.
+        // SAFETY: what `map_spare` mapped, which nobody reaches; it was taken, so that it is
+        // unmapped once. Fails only for a range that is none.
         let _ = unsafe { munmap(start as *mut c_void, len) };
     }
 }
@@ -197,9 +199,9 @@ fn find(addr: usize) -> Option<(Range, Watched)> {
     Some((range, watched))
 }
 
-/// Only what a signal handler may do: system calls, this thread's variables, and no allocation. They
-/// leave the `errno` of the thread as it is, or nobody cares: it was interrupted by its own access to
-/// guest memory, not between a call and a look at what became of it.
+/// Only what a signal handler may do: system calls, this thread's variables, and no allocation.
+/// They leave the `errno` of the thread as it is, or nobody cares: it was interrupted by its own
+/// access to guest memory, not between a call and a look at what became of it.
 extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, _context: *mut c_void) {
     // SAFETY: the kernel passes a valid `siginfo_t`, and for SIGBUS it has an address.
     let addr = unsafe { (*info).si_addr() } as usize;

@@ -2,8 +2,8 @@
 //! session of the process goes on. Each test has a process of its own, as that is what is used up.
 //!
 //! `vm.overcommit_memory` 2 is for the whole system, and no test's to set. What it does is what
-//! `RLIMIT_DATA` does to one process: private memory that can be written is charged when it is mapped,
-//! and a file's is not.
+//! `RLIMIT_DATA` does to one process: private memory that can be written is charged when it is
+//! mapped, and a file's is not.
 
 #[expect(dead_code, reason = "most helpers are for the other tests")]
 mod common;

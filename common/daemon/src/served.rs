@@ -12,10 +12,10 @@
 //! thread also interrupts a session that stays in one call on an fd of its front-end while
 //! something waits in its socket, and one that has not moved for longer than that patience.
 //!
-//! Closing an fd can sleep, too: a TCP connection with `SO_LINGER` whose peer does not read takes as
-//! long as the front-end likes, for whoever closes it last. Closing a connection also closes the fds
-//! in its queue. So the main thread closes no connection. The session's thread does, at its end, and
-//! says so before ([`Stage::Closes`]), so that it is interrupted there.
+//! Closing an fd can sleep, too: a TCP connection with `SO_LINGER` whose peer does not read takes
+//! as long as the front-end likes, for whoever closes it last. Closing a connection also closes the
+//! fds in its queue. So the main thread closes no connection. The session's thread does, at its
+//! end, and says so before ([`Stage::Closes`]), so that it is interrupted there.
 //!
 //! What no signal interrupts is left alone: a sleep in the hardware's driver, or in a file system
 //! that does not answer.
@@ -48,8 +48,8 @@ const GRACE: Duration = Duration::from_millis(300);
 /// front-end has sent.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// How much longer than its [`Patience`] a session may stay where it is while something waits in its
-/// socket. What it waits for then is not its hardware: that takes turns of milliseconds.
+/// How much longer than its [`Patience`] a session may stay where it is while something waits in
+/// its socket. What it waits for then is not its hardware: that takes turns of milliseconds.
 const SLACK: Duration = Duration::from_secs(1);
 
 extern "C" fn interrupted(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {}
@@ -58,8 +58,8 @@ extern "C" fn interrupted(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {}
 /// interrupts only threads that unblock it.
 pub(crate) fn prepare() -> io::Result<()> {
     // A front-end asks for a region for requests in flight, and says how long it is. Where the user
-    // has limited the size of files (`ulimit -f`), the call that makes it fails; it must not end the
-    // process with all its guests.
+    // has limited the size of files (`ulimit -f`), the call that makes it fails; it must not end
+    // the process with all its guests.
     register_signal_handler(libc::SIGXFSZ, interrupted)?;
     // Without SA_RESTART: the call that is interrupted fails.
     register_signal_handler(INTERRUPT, interrupted)?;

@@ -10,9 +10,9 @@ use crate::chain::{DESCRIPTOR_SIZE, Words};
 use crate::memory::{GuestMemory, Mapping};
 use crate::ring::RingError;
 
-/// One of a ring's three areas, mapped, or what is noted of its requests in flight. All offsets that
-/// reach it are made from an index below the ring's size (`split`, `packed` and `inflight` see to
-/// that), and the length was checked for the largest.
+/// One of a ring's three areas, mapped, or what is noted of its requests in flight. All offsets
+/// that reach it are made from an index below the ring's size (`split`, `packed` and `inflight` see
+/// to that), and the length was checked for the largest.
 #[derive(Debug)]
 pub(crate) struct Area {
     base: NonNull<u8>,
@@ -99,8 +99,8 @@ impl Area {
     pub(crate) fn descriptor(&self, slot: u16) -> Words {
         let slot = usize::from(slot);
         debug_assert!((slot + 1) * DESCRIPTOR_SIZE <= self.len);
-        // SAFETY: a whole descriptor inside the area, which keeps it mapped, and is aligned. Volatile,
-        // as the guest may write at any time.
+        // SAFETY: a whole descriptor inside the area, which keeps it mapped, and is aligned.
+        // Volatile, as the guest may write at any time.
         unsafe {
             let from = self.base.cast::<u64>().add(2 * slot);
             [from.read_volatile(), from.add(1).read_volatile()]
@@ -138,8 +138,8 @@ pub(crate) struct Link {
 }
 
 impl<'a> Table<'a> {
-    /// The indirect table of `len` bytes at `addr`, if that is a whole number of descriptors, aligned,
-    /// and in memory that is at hand.
+    /// The indirect table of `len` bytes at `addr`, if that is a whole number of descriptors,
+    /// aligned, and in memory that is at hand.
     #[inline(always)]
     pub(crate) fn at_hand(memory: &'a GuestMemory, addr: u64, len: u64) -> Option<Self> {
         let base = memory.at_hand(addr)?.all(addr, len)?.cast::<u64>();
@@ -183,8 +183,8 @@ impl<'a> Table<'a> {
         })
     }
 
-    /// Reads each field of a descriptor exactly once: what is checked is what is used. One by one, so
-    /// that the next descriptor's index is there as soon as it can be.
+    /// Reads each field of a descriptor exactly once: what is checked is what is used. One by one,
+    /// so that the next descriptor's index is there as soon as it can be.
     #[inline(always)]
     fn fields(&self, index: usize) -> Option<(u64, u64, [u16; 2])> {
         if index >= self.size {

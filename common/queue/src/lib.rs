@@ -24,8 +24,8 @@
 //! | `inflight` | requests in flight, in memory that outlives the process |
 //! | `cursor` | [`Reader`] and [`Writer`] |
 //!
-//! `unsafe` is in `memory` (mappings and pointers into them), `area` (the rings' fields, and tables of
-//! descriptors), `chain` (`Send` of resolved segments) and `cursor` (copies).
+//! `unsafe` is in `memory` (mappings and pointers into them), `area` (the rings' fields, and tables
+//! of descriptors), `chain` (`Send` of resolved segments) and `cursor` (copies).
 
 mod area;
 mod chain;

@@ -299,7 +299,8 @@ impl Window {
         host: NonNull::dangling(),
     };
 
-    /// Where `len` bytes at `addr` are mapped, when there are any and all of them are in the region.
+    /// Where `len` bytes at `addr` are mapped, when there are any and all of them are in the
+    /// region.
     #[inline(always)]
     pub(crate) fn all(&self, addr: u64, len: u64) -> Option<NonNull<u8>> {
         let offset = addr.wrapping_sub(self.guest_addr);
@@ -313,10 +314,10 @@ impl Window {
     }
 }
 
-/// How many bytes of a region are worth as much as one of another's share. A byte of a small region is
-/// worth more: what is below 4 GiB is little of a large guest, and there is nothing else for some
-/// devices. But not so much more that the first bytes of a PC would count for more than what comes
-/// behind them.
+/// How many bytes of a region are worth as much as one of another's share. A byte of a small region
+/// is worth more: what is below 4 GiB is little of a large guest, and there is nothing else for
+/// some devices. But not so much more that the first bytes of a PC would count for more than what
+/// comes behind them.
 fn share(region: &Region) -> u64 {
     region.size().isqrt()
 }
@@ -364,8 +365,8 @@ impl Windows {
         windows
     }
 
-    /// Has a slot `take` a region when that is worth more than what it has taken before, by the bits
-    /// from `shift` on. What all slots have is worth then.
+    /// Has a slot `take` a region when that is worth more than what it has taken before, by the
+    /// bits from `shift` on. What all slots have is worth then.
     fn choose(shift: u32, regions: &[Region], mut take: impl FnMut(usize, &Region)) -> u64 {
         let mut worths = [0; Self::SLOTS];
         for region in regions {

@@ -60,8 +60,8 @@ pub(crate) fn check(memory: &GuestMemory, config: &Config) -> Result<(), RingErr
 
 /// Whether the ring, which is in its first round or at the beginning of the second, is new: no
 /// descriptor in it has USED set. A new ring is zeroed, and what a driver makes available in it has
-/// AVAIL alone (VIRTIO 1.4 §2.8.1). What a device uses in the first round has USED, and so has all that
-/// the driver makes available in the second. Reads as many flags as the ring is long.
+/// AVAIL alone (VIRTIO 1.4 §2.8.1). What a device uses in the first round has USED, and so has all
+/// that the driver makes available in the second. Reads as many flags as the ring is long.
 pub(crate) fn is_new(memory: &GuestMemory, config: &Config) -> Result<bool, RingError> {
     let (desc, _, _) = areas(memory, config)?;
     let flags = |slot: u16| desc.u16(usize::from(slot) * DESCRIPTOR_SIZE + FLAGS);

@@ -70,10 +70,11 @@ impl Queue {
         Ring::check(memory, config)
     }
 
-    /// Whether the packed ring that `config` names, and that is said to be at base 0, is a new one. Base
-    /// 0 is the beginning of the second round, and also what front-ends say of every ring that know
-    /// nothing of packed ones: where nothing was used, the ring has not finished its first round. Of
-    /// other bases this says nothing, and of a split ring `false`. Touches nothing in memory.
+    /// Whether the packed ring that `config` names, and that is said to be at base 0, is a new one.
+    /// Base 0 is the beginning of the second round, and also what front-ends say of every ring that
+    /// know nothing of packed ones: where nothing was used, the ring has not finished its first
+    /// round. Of other bases this says nothing, and of a split ring `false`. Touches nothing in
+    /// memory.
     ///
     /// # Errors
     /// As for [`Queue::new`].

@@ -1,14 +1,14 @@
 //! The quick walk: from a ring to the checked segments of a chain, as drivers make them.
 //!
-//! It takes chains without empty buffers and flags that mean nothing, each buffer in one region that
-//! is at hand, a table that is aligned and in one region, no more buffers than there is room for. At
-//! anything else, and at anything that is wrong, it gives up, and the careful walk of [`Chain`]
-//! follows the chain from its head, as if nobody had looked at it before: that one knows all rules.
-//! So there is little to decide here, and what is known of a chain stays in registers.
+//! It takes chains without empty buffers and flags that mean nothing, each buffer in one region
+//! that is at hand, a table that is aligned and in one region, no more buffers than there is room
+//! for. At anything else, and at anything that is wrong, it gives up, and the careful walk of
+//! [`Chain`] follows the chain from its head, as if nobody had looked at it before: that one knows
+//! all rules. So there is little to decide here, and what is known of a chain stays in registers.
 //!
-//! Most chains are one buffer, or a request and room for its answer. These are taken without a loop,
-//! where the ring is looked at; longer ones by one that begins at the head again, and forgets what was
-//! read before.
+//! Most chains are one buffer, or a request and room for its answer. These are taken without a
+//! loop, where the ring is looked at; longer ones by one that begins at the head again, and forgets
+//! what was read before.
 //!
 //! [`Chain`]: crate::chain::Chain
 
@@ -24,8 +24,8 @@ pub(crate) const NEXT: u32 = chain::NEXT as u32;
 pub(crate) const WRITE: u32 = chain::WRITE as u32;
 pub(crate) const INDIRECT: u32 = chain::INDIRECT as u32;
 
-/// A place in a chain, and how the descriptors of such a chain follow each other. A copy goes on from
-/// where it was made.
+/// A place in a chain, and how the descriptors of such a chain follow each other. A copy goes on
+/// from where it was made.
 pub(crate) trait Links: Copy {
     /// The descriptor here, if there is one. It has just the flags that say what it is, or others
     /// that no driver sets.
@@ -43,8 +43,8 @@ pub(crate) struct Quick {
     walked: Walked,
 }
 
-/// A chain that was walked to its end: its segments are the first `count`, and `readable` of them are
-/// readable.
+/// A chain that was walked to its end: its segments are the first `count`, and `readable` of them
+/// are readable.
 #[derive(Clone, Copy, Debug, Default)]
 struct Walked {
     count: usize,

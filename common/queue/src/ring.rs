@@ -240,8 +240,8 @@ impl Ring {
         }
     }
 
-    /// Whether the ring that `config` names, which is a packed one at base 0, is new. `false` of a split
-    /// ring, whose base says so.
+    /// Whether the ring that `config` names, which is a packed one at base 0, is new. `false` of a
+    /// split ring, whose base says so.
     pub(crate) fn is_new(memory: &GuestMemory, config: &Config) -> Result<bool, RingError> {
         Ok(config.packed && packed::is_new(memory, config)?)
     }

@@ -50,7 +50,8 @@ impl Programs {
     }
 }
 
-/// The paths in what `ldd`, or a loader with `--list`, printed: behind `=>`, or alone for the loader.
+/// The paths in what `ldd`, or a loader with `--list`, printed: behind `=>`, or alone for the
+/// loader.
 pub(crate) fn libraries(text: &str) -> impl Iterator<Item = &str> {
     let words = text.lines().flat_map(|line| {
         let found = line.split_once("=>").map_or(line, |(_, found)| found);

@@ -127,8 +127,8 @@ mod qemu {
         assert_eq!(read_config(guest, 0, 24, 0, false), config(0, 24));
     }
 
-    /// The guest's driver is ready. The memory is what QEMU has not told the back-end of yet: all of
-    /// it after the device was plugged in.
+    /// The guest's driver is ready. The memory is what QEMU has not told the back-end of yet: all
+    /// of it after the device was plugged in.
     fn start<R: Ring>(guest: &mut RingGuest<R>, features: u64, is_new: bool) {
         guest.set_features(features).unwrap();
         if is_new {

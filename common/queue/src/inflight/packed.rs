@@ -1,11 +1,11 @@
 //! `QueueRegionPacked` and its `DescStatePacked`.
 //!
 //! Used descriptors take the place of those that were made available, so the region has copies of
-//! them: a chain is a list of entries, and so are those that are free. What is being changed has two
-//! values, the new one and the old one. A chain is in flight as soon as the old head of the free
-//! list is behind its entries. A batch is done as soon as the first of its used descriptors is in
-//! the ring, which is seen by the flags there: they are still those of an available descriptor, or
-//! they are not.
+//! them: a chain is a list of entries, and so are those that are free. What is being changed has
+//! two values, the new one and the old one. A chain is in flight as soon as the old head of the
+//! free list is behind its entries. A batch is done as soon as the first of its used descriptors is
+//! in the ring, which is seen by the flags there: they are still those of an available descriptor,
+//! or they are not.
 //!
 //! The indices and wrap counters are stored as one word, and so are both heads of the free list:
 //! between the index and its wrap counter there is nowhere to be killed. (The specification does

@@ -19,9 +19,9 @@ const NOT_TRACED: libc::c_int = 77;
 /// # Panics
 /// When `life` panics, or the system does not let a child be traced.
 pub fn states(memory: impl Fn() -> Vec<u8>, life: impl FnOnce()) -> Vec<Vec<u8>> {
-    // SAFETY: the child runs `life` on the one thread that it has, and leaves by `_exit`. What other
-    // threads of the test hold, it needs not: it takes no lock but the allocator's, which is made
-    // whole in a child.
+    // SAFETY: the child runs `life` on the one thread that it has, and leaves by `_exit`. What
+    // other threads of the test hold, it needs not: it takes no lock but the allocator's, which is
+    // made whole in a child.
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "cannot fork");
     if child == 0 {

@@ -34,7 +34,8 @@ pub struct Series {
 }
 
 impl Series {
-    /// What guests have unless they are told otherwise: the newest, with the drivers of all devices.
+    /// What guests have unless they are told otherwise: the newest, with the drivers of all
+    /// devices.
     pub const NEWEST: Self = Self {
         name: "7.3",
         source: Pin {
