@@ -3,8 +3,8 @@
 //! the daemon from ending. Nor must one that does not read its answers.
 //!
 //! Two kinds of messages are answered here, which the `vhost` crate takes for a broken connection,
-//! though they are errors that a front-end can be told of: a `SET_VRING_ADDR` with misaligned
-//! addresses, and messages about the configuration without `VHOST_USER_PROTOCOL_F_CONFIG`: crosvm
+//! though they are errors that a front-end can be told of: messages that say what cannot be (see
+//! [`Flaw`]), and messages about the configuration without `VHOST_USER_PROTOCOL_F_CONFIG`: crosvm
 //! sends those whatever was negotiated.
 
 use std::io::IoSliceMut;
@@ -20,6 +20,8 @@ use rustix::net::{
 };
 use vhost::vhost_user::message::{FrontendReq, MAX_ATTACHED_FD_ENTRIES};
 
+use crate::flaw::{self, Flaw};
+
 /// Request, flags and size: three `u32` (vhost-user "Header").
 const HEADER: usize = 12;
 /// The longest body that the `vhost` crate accepts.
@@ -27,10 +29,6 @@ const MAX_BODY: usize = 0x1000;
 const REPLY: u32 = 1 << 2;
 const NEED_REPLY: u32 = 1 << 3;
 const VERSION: u32 = 1;
-/// The length of a `SET_MEM_TABLE` without regions: their number and padding.
-const NO_REGIONS: usize = 8;
-/// The body of `SET_VRING_ADDR`: index, flags, then descriptor, used, available and log address.
-const VRING_ADDR: usize = 40;
 
 /// What is in the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,14 +37,13 @@ pub(crate) enum Inbox {
     Incomplete,
     /// A whole message, or something that is none.
     Message,
-    /// More file descriptors than any message has, or some within a header.
+    /// This message or a later one has more file descriptors than any message may have, or has some
+    /// within its header.
     BadFds,
-    /// File descriptors that this process has no room for.
+    /// The process has no room for the file descriptors of this message or a later one.
     NoRoomForFds,
-    /// A message that must fail: ring addresses that are misaligned.
-    Misaligned(Header),
-    /// A memory table without any memory, for the message layer to refuse.
-    NoMemory,
+    /// A message that must fail, as it says what cannot be.
+    Flawed(Header, Flaw),
     /// A message about the configuration, which must fail if the front-end may not send it.
     Config(Header),
 }
@@ -54,9 +51,9 @@ pub(crate) enum Inbox {
 /// The fields of a message's header that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
-    request: u32,
+    pub(crate) request: u32,
     flags: u32,
-    size: usize,
+    pub(crate) size: usize,
 }
 
 impl Header {
@@ -67,13 +64,19 @@ impl Header {
             size: usize::try_from(read_u32(bytes, 8)?).ok()?,
         })
     }
+
+    fn is_config(self) -> bool {
+        [FrontendReq::GET_CONFIG, FrontendReq::SET_CONFIG]
+            .iter()
+            .any(|request| self.request == *request as u32)
+    }
 }
 
-fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..)?.first_chunk().copied()?))
 }
 
-fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
+pub(crate) fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_ne_bytes(bytes.get(at..)?.first_chunk().copied()?))
 }
 
@@ -99,28 +102,26 @@ pub(crate) fn look(stream: &UnixStream) -> Result<Inbox, Errno> {
         return Ok(Inbox::Incomplete);
     }
     // Anything else about it that is wrong is for the message layer to find.
-    let sound = header.flags & !NEED_REPLY == VERSION;
-    let set_vring_addr = header.request == FrontendReq::SET_VRING_ADDR as u32;
-    if set_vring_addr && header.size == VRING_ADDR && sound {
-        let mut bytes = [0; HEADER + VRING_ADDR];
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let (count, _) = recv(stream, &mut bytes, flags)?;
-        let peeked = bytes.get(HEADER..count).unwrap_or_default();
-        if is_misaligned(peeked) == Some(true) {
-            return Ok(Inbox::Misaligned(header));
-        }
+    let is_sound = header.size <= MAX_BODY && header.flags & !NEED_REPLY == VERSION;
+    if !is_sound {
+        return Ok(Inbox::Message);
     }
-    if header.request == FrontendReq::SET_MEM_TABLE as u32 && header.size == NO_REGIONS {
-        return Ok(Inbox::NoMemory);
-    }
-    let config = [FrontendReq::GET_CONFIG, FrontendReq::SET_CONFIG];
-    let is_config = config
-        .iter()
-        .any(|request| header.request == *request as u32);
-    if is_config && header.size <= MAX_BODY && sound {
-        return Ok(Inbox::Config(header));
-    }
-    Ok(Inbox::Message)
+    Ok(match flaw_of(stream, header)? {
+        Some(flaw) => Inbox::Flawed(header, flaw),
+        None if header.is_config() => Inbox::Config(header),
+        None => Inbox::Message,
+    })
+}
+
+/// What is wrong with the whole message that is in the socket.
+fn flaw_of(stream: &UnixStream, header: Header) -> Result<Option<Flaw>, Errno> {
+    let mut bytes = [0; HEADER + flaw::LOOKED_AT];
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    // File descriptors within it cut it off: that is for the message layer to find.
+    let (count, _) = recv(stream, &mut bytes, flags)?;
+    let body = bytes.get(HEADER..count).unwrap_or_default();
+    let own = body.len().min(header.size);
+    Ok(flaw::find(header, body.get(..own).unwrap_or_default()))
 }
 
 /// What lies at the front of the socket.
@@ -130,9 +131,12 @@ enum Peeked {
     NoRoomForFds,
 }
 
-/// The header that is in the socket. The kernel shows file descriptors too: those of the first
-/// message that has any, whether it is this one or one behind it. Those that do not fit the message
-/// layer are found here: it would take them for a passing shortage and wait for more.
+/// The header that is in the socket. File descriptors that do not fit the message layer are found
+/// here: it would take them for a passing shortage, and wait for more.
+///
+/// The kernel shows whoever peeks the first file descriptors in the queue, of this message or of
+/// one behind it, and there is no way to see which. So a session may end some messages before the
+/// one whose file descriptors are too many: it would not have outlived that one.
 fn peek_header(stream: &UnixStream) -> Result<Peeked, Errno> {
     let mut bytes = [0; HEADER];
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_ATTACHED_FD_ENTRIES + 1))];
@@ -161,30 +165,22 @@ fn count_fds(message: RecvAncillaryMessage<'_>) -> usize {
     }
 }
 
-/// VIRTIO 1.4 §2.7: 16 for the descriptor table, 4 for the used and 2 for the available ring.
-fn is_misaligned(body: &[u8]) -> Option<bool> {
-    let descriptor = read_u64(body, 8)?;
-    let used = read_u64(body, 16)?;
-    let available = read_u64(body, 24)?;
-    Some(descriptor % 16 != 0 || used % 4 != 0 || available % 2 != 0)
-}
-
-/// Takes the whole message with `header` from the socket. Whether no file descriptors came with it,
-/// which none of these messages has.
-pub(crate) fn take(stream: &UnixStream, header: Header) -> Result<bool, Errno> {
+/// Takes the whole message with `header` from the socket. Whether as many file descriptors came
+/// with it as belong to it.
+pub(crate) fn take(stream: &UnixStream, header: Header, fds: usize) -> Result<bool, Errno> {
     let mut message = [0; HEADER + MAX_BODY];
     let len = message.len().min(HEADER + header.size);
     let message = message.get_mut(..len).unwrap_or_default();
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_ATTACHED_FD_ENTRIES + 1))];
     // What comes is closed with the buffer.
-    let mut fds = RecvAncillaryBuffer::new(&mut space);
+    let mut came = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let taken = recvmsg(stream, &mut [IoSliceMut::new(message)], &mut fds, flags)?;
-    Ok(taken.bytes == len && fds.drain().next().is_none())
+    let taken = recvmsg(stream, &mut [IoSliceMut::new(message)], &mut came, flags)?;
+    Ok(taken.bytes == len && came.drain().map(count_fds).sum::<usize>() == fds)
 }
 
-/// Says that the message with `header` failed: always where the answer is a configuration, which has
-/// no bytes then, else if the front-end wants to know.
+/// Says that the message with `header` failed. Where the answer is a configuration, one without any
+/// bytes says so; any other message is answered if the front-end has asked for it.
 pub(crate) fn refuse(stream: &UnixStream, header: Header, reply_ack: bool) -> Result<(), Errno> {
     if header.request == FrontendReq::GET_CONFIG as u32 {
         reply(stream, header, &[])

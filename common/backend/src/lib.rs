@@ -12,6 +12,7 @@
 //! | `session` | the event loop, and which queue runs next |
 //! | `messages` | vhost-user messages, as the `vhost` crate calls them |
 //! | `features` | what can be withheld from front-ends, and the names of feature bits |
+//! | `flaw` | messages that are well formed and say what cannot be |
 //! | `inbox` | whether a whole message has arrived, so that reading it cannot block |
 //! | `vring` | what the front-end said of one vring, and its queue while it runs |
 //! | `notifier` | eventfds and pipes by which the session and the front-end wake each other |
@@ -25,6 +26,7 @@
 
 pub mod device;
 mod features;
+mod flaw;
 mod inbox;
 mod memory_file;
 mod messages;

@@ -158,7 +158,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
         size: u32,
         _flags: VhostUserConfigFlags,
     ) -> Result<Vec<u8>> {
-        self.read_config(offset, size).ok_or(Error::InvalidParam)
+        Ok(self.read_config(offset, size))
     }
 
     /// Nothing in it may be written: whatever a guest does, that is no failure of its front-end.
@@ -177,8 +177,10 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
             mmap_size,
             mmap_offset,
         } = *log;
-        self.set_log(&file, mmap_offset, mmap_size)
-            .map_err(|_| Error::InvalidParam)
+        self.set_log(&file, mmap_offset, mmap_size).map_err(|why| {
+            self.refused(why);
+            Error::InvalidParam
+        })
     }
 
     /// The answer has a region in it, so nothing else could say no: a front-end that asks for one

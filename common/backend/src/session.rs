@@ -22,6 +22,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::device::{Device, QueueIndex, Refused, Resume, TURN};
 use crate::features::{Feature, Names, Withheld};
+use crate::flaw::Flaw;
 use crate::inbox::{self, Inbox};
 use crate::limited;
 use crate::memory_file::{FileError, MemoryFile, MemoryFs, memfd};
@@ -143,6 +144,8 @@ fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
 /// Why a message fails. The session goes on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MessageError {
+    #[error("VHOST_USER_PROTOCOL_F_{} was not negotiated, or not offered", name(*.0))]
+    NotNegotiated(VhostUserProtocolFeatures),
     #[error("there is no vring {0}")]
     NoVring(u32),
     #[error("vring {0} is running")]
@@ -173,10 +176,13 @@ pub(crate) enum MessageError {
     MakeInflight(io::Error),
     #[error("the region for requests in flight cannot be used: {0}")]
     InflightFile(#[from] FileError),
+    #[error("the dirty log cannot be used: {0}")]
+    LogFile(#[source] FileError),
 }
 
-/// The most bytes of configuration space in a message (vhost-user "Virtio device config space").
-const MAX_CONFIG: u32 = 256;
+fn name(feature: VhostUserProtocolFeatures) -> &'static str {
+    feature.iter_names().next().map_or("?", |(name, _)| name)
+}
 
 /// The longest dirty log: a bit for each page of 2⁴⁶ bytes.
 const MAX_LOG: u64 = 1 << (46 - 12 - 3);
@@ -432,17 +438,20 @@ impl<D: Device> Loop<D> {
                     return Err(system("take file descriptors")(Errno::MFILE));
                 }
                 Inbox::BadFds => return Err(vhost::vhost_user::Error::IncorrectFds.into()),
-                Inbox::Misaligned(header) => {
-                    self.refuse(header, "ring addresses are misaligned")?
+                Inbox::Flawed(header, flaw) => {
+                    if flaw == Flaw::NoMemory {
+                        self.session().shares_no_memory(&flaw.to_string());
+                    }
+                    self.refuse(header, flaw.fds(), flaw)?;
                 }
-                Inbox::Config(header) if !self.session().config => {
-                    self.refuse(header, "CONFIG was not negotiated")?;
-                }
-                Inbox::Config(_) => self.handle_message()?,
-                Inbox::NoMemory => {
-                    self.session()
-                        .shares_no_memory("a memory table without any memory");
-                    self.handle_message()?;
+                Inbox::Config(header) => {
+                    let negotiated = self
+                        .session()
+                        .check_protocol(VhostUserProtocolFeatures::CONFIG);
+                    match negotiated {
+                        Ok(()) => self.handle_message()?,
+                        Err(why) => self.refuse(header, 0, why)?,
+                    }
                 }
                 Inbox::Incomplete if self.hung_up => return self.hang_up().map(Some),
                 Inbox::Incomplete => {
@@ -466,13 +475,20 @@ impl<D: Device> Loop<D> {
     }
 
     /// Refuses the message that is in the socket, and does not let the message layer see it.
-    fn refuse(&self, header: inbox::Header, why: &str) -> Result<(), Error> {
-        if !inbox::take(&self.inbox, header).map_err(system("read the socket"))? {
+    /// So many `fds` belong to it.
+    fn refuse(
+        &self,
+        header: inbox::Header,
+        fds: usize,
+        why: impl std::fmt::Display,
+    ) -> Result<(), Error> {
+        if !inbox::take(&self.inbox, header, fds).map_err(system("read the socket"))? {
             return Err(vhost::vhost_user::Error::IncorrectFds.into());
         }
         let mut session = self.session();
         session.refused(why);
-        let reply_ack = session.reply_ack && session.told_features;
+        let reply_ack = VhostUserProtocolFeatures::REPLY_ACK;
+        let reply_ack = session.protocol.contains(reply_ack) && session.told_features;
         drop(session);
         inbox::refuse(&self.inbox, header, reply_ack).map_err(system("answer the front-end"))
     }
@@ -493,8 +509,8 @@ pub(crate) struct Session<D> {
     epoll: Arc<Epoll>,
     /// What the device and the ring offer.
     offered: u64,
-    /// What the front-end accepted of it with the last `SET_FEATURES`; nothing when that was refused,
-    /// or has not come. Then no ring runs.
+    /// What the front-end accepted of it with the last `SET_FEATURES`; nothing when that was
+    /// refused, or has not come. Then no ring runs.
     accepted: Option<u64>,
     /// Rings are packed by the features that were accepted last, in force or not: what is in the
     /// region for requests in flight is of that kind.
@@ -504,9 +520,9 @@ pub(crate) struct Session<D> {
     /// The front-end has asked what is offered. Before that, the message layer acknowledges
     /// nothing.
     told_features: bool,
-    reply_ack: bool,
-    /// Messages about the configuration were negotiated.
-    config: bool,
+    /// The protocol features in force: what was offered, of what the front-end has set. The message
+    /// layer does not look whether they were offered.
+    protocol: VhostUserProtocolFeatures,
     table: Table,
     memory: GuestMemory,
     vrings: Vec<Vring>,
@@ -514,8 +530,6 @@ pub(crate) struct Session<D> {
     log: Option<Arc<DirtyLog>>,
     /// Where requests in flight are noted, if the front-end keeps a region for them.
     inflight: Option<InflightRegion>,
-    /// The region is kept while a vring is stopped.
-    inflight_outlives_stop: bool,
     watch: Watch,
     /// A request was handled since the thread last slept.
     active: bool,
@@ -546,13 +560,11 @@ impl<D: Device> Session<D> {
             accepted: None,
             packed: false,
             told_features: false,
-            reply_ack: false,
-            config: false,
+            protocol: VhostUserProtocolFeatures::empty(),
             table: Table::default(),
             memory: GuestMemory::default(),
             log: None,
             inflight: None,
-            inflight_outlives_stop: false,
             watch: Watch::new(),
             active: false,
             limits: options.limits,
@@ -568,9 +580,9 @@ impl<D: Device> Session<D> {
         limited!(self.logs.bad_messages, Warn, "{line}");
     }
 
-    /// The front-end cannot have meant what it did: it has not shared its guest's memory. QEMU tells
-    /// of regions that are mapped shared and have a file only, and with memory slots it does not mind
-    /// if there are none.
+    /// Says what a front-end has probably forgotten whose guest's memory cannot be seen. QEMU tells
+    /// only of memory that has a file and is mapped shared. With memory slots it goes on even if
+    /// there is none.
     fn shares_no_memory(&self, why: &str) {
         limited!(
             self.logs.no_memory,
@@ -608,15 +620,20 @@ impl<D: Device> Session<D> {
 
     /// Takes note of the protocol features in force.
     pub(crate) fn set_protocol(&mut self, features: u64) {
-        let has = |feature: VhostUserProtocolFeatures| features & feature.bits() != 0;
-        self.reply_ack = has(VhostUserProtocolFeatures::REPLY_ACK);
-        self.config = has(VhostUserProtocolFeatures::CONFIG);
-        self.inflight_outlives_stop = has(VhostUserProtocolFeatures::GET_VRING_BASE_INFLIGHT);
+        self.protocol =
+            VhostUserProtocolFeatures::from_bits_truncate(features) & self.offered_protocol();
     }
 
-    /// Takes the features that the front-end accepts. Those that are refused take the place of what
-    /// was accepted before all the same: the driver works with them, and perhaps nobody has asked for
-    /// an answer.
+    fn check_protocol(&self, feature: VhostUserProtocolFeatures) -> Result<(), MessageError> {
+        match self.protocol.contains(feature) {
+            true => Ok(()),
+            false => Err(MessageError::NotNegotiated(feature)),
+        }
+    }
+
+    /// Takes the features that the front-end accepts. If they are refused, those that were accepted
+    /// before are withdrawn all the same: the driver works with the new ones, and the front-end may
+    /// not have asked for an answer.
     pub(crate) fn negotiate(&mut self, features: u64) -> Result<(), MessageError> {
         let checked = self.check_features(features);
         self.accepted = checked.is_ok().then_some(features);
@@ -671,16 +688,14 @@ impl<D: Device> Session<D> {
         self.accepted.unwrap_or(0)
     }
 
-    /// As many bytes of the configuration as were asked for, zeros behind the device's own: a
-    /// front-end may not know where they end, and some take a refusal for the end of the guest.
-    pub(crate) fn read_config(&self, offset: u32, size: u32) -> Option<Vec<u8>> {
-        if size > MAX_CONFIG {
-            return None;
-        }
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+    /// As many bytes of the configuration as were asked for, which are few, zeros behind the
+    /// device's own: a front-end may not know where they end, and some take a refusal for the end
+    /// of the guest.
+    pub(crate) fn read_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        let [start, len] = [offset, size].map(|word| usize::try_from(word).unwrap_or(usize::MAX));
         let own = self.device.config().get(start..).unwrap_or_default();
         let bytes = own.iter().copied().chain(std::iter::repeat(0));
-        Some(bytes.take(usize::try_from(size).ok()?).collect())
+        bytes.take(len).collect()
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -782,14 +797,18 @@ impl<D: Device> Session<D> {
     }
 
     /// Takes the dirty log that the front-end shares.
-    pub(crate) fn set_log(&mut self, file: &File, offset: u64, size: u64) -> Result<(), FileError> {
+    pub(crate) fn set_log(
+        &mut self,
+        file: &File,
+        offset: u64,
+        size: u64,
+    ) -> Result<(), MessageError> {
+        self.check_protocol(VhostUserProtocolFeatures::LOG_SHMFD)?;
         let len = usize::try_from(size).ok().filter(|_| size <= MAX_LOG);
         let len = len.ok_or(FileError::Map(io::ErrorKind::InvalidInput.into()));
         let bits = len
             .and_then(|len| MemoryFile::new(file, self.memory_fs)?.map(offset, len))
-            .inspect_err(|why| {
-                self.refused(format_args!("the dirty log cannot be used: {why}"));
-            })?;
+            .map_err(MessageError::LogFile)?;
         self.log = Some(Arc::new(DirtyLog::new(bits)));
         // Nothing is written to the old one any more: from here on the queues have the new.
         self.watch_mappings();
@@ -832,6 +851,7 @@ impl<D: Device> Session<D> {
         queues: u16,
         size: u16,
     ) -> Result<(File, u64), MessageError> {
+        self.check_protocol(VhostUserProtocolFeatures::INFLIGHT_SHMFD)?;
         self.check_trackable(queues, size)?;
         let len = InflightRegion::len_for(queues, size);
         let file = memfd(c"vhost-device-inflight")
@@ -855,13 +875,15 @@ impl<D: Device> Session<D> {
         queues: u16,
         size: u16,
     ) -> Result<(), MessageError> {
+        self.check_protocol(VhostUserProtocolFeatures::INFLIGHT_SHMFD)?;
         self.check_trackable(queues, size)?;
         self.check_stopped()?;
         // No more than is needed, whatever the front-end says.
         let len = len.min(InflightRegion::len_for(queues, size));
         // Fits: below 2^37.
         let mapping = MemoryFile::new(file, self.memory_fs)?.map(offset, len as usize)?;
-        let stays = self.inflight_outlives_stop;
+        let stays = VhostUserProtocolFeatures::GET_VRING_BASE_INFLIGHT;
+        let stays = self.protocol.contains(stays);
         self.inflight = Some(InflightRegion::new(mapping, queues, size, stays)?);
         self.watch_mappings();
         Ok(())
@@ -997,20 +1019,21 @@ impl<D: Device> Session<D> {
             .accepted
             .is_some_and(|features| features & protocol == 0);
         let settled = self.accepted.is_some();
+        let Ok(vring) = self.vring(index) else {
+            return;
+        };
+        let begins = vring.queue.is_none();
+        let enabled = settled && (vring.enabled || always_enabled);
+        // A base says so of a ring whose kind is known only. The look may take as long as the ring
+        // is: it is for one that can run.
+        let resumes = enabled && begins && self.resumes(index);
         let place = usize::try_from(index).ok();
-        let vring = place.and_then(|place| self.vrings.get(place));
-        let begins = vring.is_some_and(|vring| vring.queue.is_none());
-        // A base says so of a ring whose kind is known only.
-        let resumes = settled && begins && self.resumes(index);
-        let Some(vring) = usize::try_from(index)
-            .ok()
-            .and_then(|index| self.vrings.get_mut(index))
-        else {
+        let Some(vring) = place.and_then(|place| self.vrings.get_mut(place)) else {
             return;
         };
         // A ring that resumes has been kicked before, perhaps for the last time.
         vring.started |= resumes && matches!(vring.kick, Kick::Fd(_));
-        if !settled || !vring.started || !(vring.enabled || always_enabled) {
+        if !enabled || !vring.started {
             // It is there, and has nothing that could fail.
             let _ = self.halt(index);
             return;
@@ -1146,9 +1169,9 @@ impl<D: Device> Session<D> {
         Ok(())
     }
 
-    /// The front-end begins: it has not said anything yet but what a front-end may say before
-    /// (`SET_OWNER`). QEMU keeps its connection when a device is taken out, and libkrun says this each
-    /// time the guest's driver is ready; neither takes its memory back.
+    /// The front-end begins (`SET_OWNER`): what it has said before is forgotten, but for what a
+    /// front-end may say first. QEMU keeps its connection when a device is taken out, and libkrun
+    /// says this each time the guest's driver is ready. Neither takes its memory back.
     pub(crate) fn begin(&mut self) -> Result<(), MessageError> {
         // Memory would go that the queue is in.
         self.check_stopped()?;
@@ -1171,8 +1194,8 @@ impl<D: Device> Session<D> {
     }
 
     /// Back to the state of a new device (`RESET_DEVICE`), with the memory, the log, and the region
-    /// for requests in flight. Err and call fds stay: QEMU sends an err fd once. The queues are left
-    /// as they are: the driver has taken them back.
+    /// for requests in flight. Err and call fds stay: QEMU sends an err fd once. The queues are
+    /// left as they are: the driver has taken them back.
     pub(crate) fn reset(&mut self) {
         for index in 0..self.vrings.len() {
             let Some(vring) = self.vrings.get_mut(index) else {

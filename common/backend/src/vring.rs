@@ -118,9 +118,9 @@ impl Vring {
         self.base(features) != Config::first_base(features.packed)
     }
 
-    /// Puts the first base in the place of base 0, if nothing was ever used in a packed ring. Front-ends
-    /// that know nothing of packed rings begin each one at 0, which is a place in its second round.
-    /// Whether that was so.
+    /// Puts the first base in the place of base 0, if nothing was ever used in a packed ring.
+    /// Front-ends that know nothing of packed rings begin each one at 0, which is a place in its
+    /// second round. Whether that was so.
     pub(crate) fn settle_base(
         &mut self,
         table: &Table,

@@ -14,7 +14,7 @@ use vhost_device_backend::{
     Description, Device, End, Error, Feature, Patience, QueueIndex, Queues, Refused, Resume as _,
     Signalling, serve,
 };
-use vhost_device_driver::guest::{DEFAULT_GUEST_ADDR, Options, RingDriver};
+use vhost_device_driver::guest::{DEFAULT_GUEST_ADDR, Options, RingDriver, Step};
 use vhost_device_driver::memory::RegionSpec;
 use vhost_device_driver::protocol::*;
 use vhost_device_driver::{Buffer, EventFd, Frontend, Ring, SplitRing, Used};
@@ -312,6 +312,9 @@ impl Session {
     }
 }
 
+/// What a front-end says of each ring again after a reset: all but its call and err fds.
+pub const RING_AGAIN: [Step; 5] = [Step::Num, Step::Base, Step::Addr, Step::Kick, Step::Enable];
+
 /// The default guest: a queue of each of the device's, and a small memory.
 pub fn options() -> Options {
     Options::new(&[QUEUE_SIZE; QUEUES as usize])
@@ -340,6 +343,21 @@ pub fn negotiated_without(features: u64) -> (Frontend, Session) {
     (frontend, session)
 }
 
+/// A front-end that sets protocol features though they were withheld, and its session.
+pub fn set_though_withheld(feature: Feature, protocol: u64) -> (Frontend, Session) {
+    let (stream, session) = Session::start(Setup {
+        without: vec![feature],
+        ..Setup::default()
+    });
+    let mut frontend = Frontend::new(stream);
+    frontend.get_features().unwrap();
+    let offered = frontend.get_protocol_features().unwrap();
+    assert_eq!(offered & protocol, 0);
+    // It goes on as if nothing had been said.
+    let _ = frontend.set_protocol_features(offered | protocol);
+    (frontend, session)
+}
+
 /// A guest whose device runs, and its session.
 pub fn running() -> (Guest, Session) {
     running_with(options())
@@ -358,8 +376,13 @@ pub fn running_on<R: Ring>(options: Options) -> (RingGuest<R>, Session) {
 
 /// A guest that has sent nothing, and its session.
 pub fn prepared(options: Options) -> (Guest, Session) {
+    prepared_on(options)
+}
+
+/// The same with rings of either kind.
+pub fn prepared_on<R: Ring>(options: Options) -> (RingGuest<R>, Session) {
     let (frontend, session) = frontend();
-    (Guest::prepare_with(frontend, options), session)
+    (RingGuest::prepare_with(frontend, options), session)
 }
 
 /// A driver of the echo device. It knows what it asked for.
@@ -452,6 +475,18 @@ impl<R: Ring> RingGuest<R> {
     /// Gives up the requests of a queue whose ring was taken away.
     pub fn forget(&mut self, queue: usize) {
         self.requests.retain(|(of, _), _| *of != queue);
+    }
+
+    /// Gives each queue a new ring elsewhere, as another driver does.
+    pub fn place_rings_elsewhere(&mut self) {
+        for queue in 0..self.queues.len() {
+            self.forget(queue);
+            let ring = &self.queues[queue].ring;
+            let (size, event_idx) = (ring.size(), ring.event_idx());
+            let layout = R::place_at(self.alloc(R::bytes(size)), size);
+            self.queues[queue].ring = R::create(&self.memory, layout, size, event_idx);
+            self.queues[queue].kick.take();
+        }
     }
 
     /// A whole request: it must be answered, and in order.

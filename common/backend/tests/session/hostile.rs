@@ -185,13 +185,8 @@ fn v6_values_that_no_message_has_end_the_session() {
         let _ = frontend.send(request, &nofd, &[event.as_fd()]);
         session.broken();
     }
-    // Neither on nor off.
-    let (frontend, session) = negotiated();
-    let payload = [0u32, 2].map(u32::to_ne_bytes).concat();
-    let _ = frontend.send(VHOST_USER_SET_VRING_ENABLE, &payload, &[]);
-    session.broken();
-    // No regions, more than fit, and more than came.
-    for count in [0, 1, 33, u32::MAX] {
+    // More regions than fit, and more than came.
+    for count in [1, 33, u32::MAX] {
         let (frontend, session) = negotiated();
         let _ = frontend.set_mem_table_raw(count, &[], &[]);
         session.broken();
@@ -257,6 +252,27 @@ fn v6_fds_in_the_middle_of_a_message_end_the_session() {
         let _ = frontend.send_raw(&[0xff; 64], &[]);
         session.broken();
     }
+}
+
+/// The message layer would wait for ever for fds that do not fit, so they must be seen before it
+/// looks, wherever in the header they come and whatever comes with them.
+#[test]
+fn v6_too_many_fds_are_seen_before_they_are_received() {
+    let get = Message::new(VHOST_USER_GET_FEATURES, &[]).to_bytes();
+    let event = EventFd::new();
+    let fds = vec![event.as_fd(); 33];
+    for cut in 0..get.len() {
+        let (frontend, session) = negotiated();
+        frontend.send_raw(&get[..cut], &[]).unwrap();
+        let rest = [&get[cut..], &get, &get[..4]].concat();
+        frontend.send_raw(&rest, &fds).unwrap();
+        session.broken();
+    }
+    // Those of a later message end the session as well, a little early.
+    let (frontend, session) = negotiated();
+    frontend.send_raw(&get, &[]).unwrap();
+    frontend.send_raw(&get, &fds).unwrap();
+    session.broken();
 }
 
 #[test]

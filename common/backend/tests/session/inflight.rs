@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{MemfdFlags, memfd_create};
-use vhost_device_backend::Error;
+use vhost_device_backend::{Error, Feature};
 use vhost_device_driver::guest::{ALL_STEPS, Options, RingDriver, SESSION_STEPS, Step};
 use vhost_device_driver::protocol::*;
 use vhost_device_driver::{PackedRing, Random, Ring, SplitRing};
@@ -541,6 +541,22 @@ fn v10_a_front_end_that_makes_a_region_and_keeps_it_to_itself_is_not_tracked() {
 }
 
 #[test]
+fn c5_a_region_that_was_withheld_is_refused_whatever_the_front_end_says() {
+    let inflight = bits(&[
+        VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD,
+        VHOST_USER_PROTOCOL_F_GET_VRING_BASE_INFLIGHT,
+    ]);
+    let (frontend, session) = set_though_withheld(Feature::Inflight, inflight);
+    let file = file(3 * SPLIT_LEN);
+    let set = frontend.set_inflight_fd(&area(3 * SPLIT_LEN, 3, 8), file.as_fd());
+    assert!(set.unwrap_err().is_nack());
+    frontend.sync().unwrap();
+    // There is no answer that says no.
+    frontend.get_inflight_fd(1, 8).unwrap_err();
+    session.broken();
+}
+
+#[test]
 fn v10_a_region_needs_its_protocol_feature() {
     let (mut frontend, session) = frontend();
     frontend.get_features().unwrap();
@@ -596,19 +612,10 @@ fn a_reset_after_a_refusal_forgets_all<R: Ring>() {
     let (mut guest, session, _) = kept_on_each_queue::<R>();
     refuse_features(&mut guest);
     guest.frontend.reset_device().unwrap();
-    for queue in 0..guest.queues.len() {
-        guest.forget(queue);
-        let size = guest.queues[queue].ring.size();
-        let event_idx = guest.queues[queue].ring.event_idx();
-        let layout = R::place_at(guest.alloc(R::bytes(size)), size);
-        guest.queues[queue].ring = R::create(&guest.memory, layout, size, event_idx);
-        guest.queues[queue].kick.take();
-    }
+    guest.place_rings_elsewhere();
     let features = guest.features();
     guest.set_features(features).unwrap();
-    guest
-        .run(&[Step::Num, Step::Base, Step::Addr, Step::Kick, Step::Enable])
-        .unwrap();
+    guest.run(&RING_AGAIN).unwrap();
     guest.echo_all();
     assert_eq!(session.record(|record| record.kept), 0, "another driver's");
     session.stop();

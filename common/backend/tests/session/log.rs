@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use rustix::fs::{MemfdFlags, memfd_create};
+use vhost_device_backend::Feature;
 use vhost_device_driver::guest::{DEFAULT_GUEST_ADDR, Options, Step};
 use vhost_device_driver::protocol::*;
 use vhost_device_driver::ring::Ring;
@@ -137,17 +138,9 @@ fn who_begins_anew_has_nothing_of_before<R: Ring>() {
     };
     let before = in_region();
     guest.set_features(features | all).unwrap();
-    guest.run(&[Step::Memory, Step::Num]).unwrap();
-    for queue in 0..guest.queues.len() {
-        guest.forget(queue);
-        let size = guest.queues[queue].ring.size();
-        let event_idx = guest.queues[queue].ring.event_idx();
-        let layout = R::place_at(guest.alloc(R::bytes(size)), size);
-        guest.queues[queue].ring = R::create(&guest.memory, layout, size, event_idx);
-    }
-    guest
-        .run(&[Step::Base, Step::Addr, Step::Kick, Step::Enable])
-        .unwrap();
+    guest.place_rings_elsewhere();
+    guest.run(&[Step::Memory]).unwrap();
+    guest.run(&RING_AGAIN).unwrap();
     guest.echo_all();
     settle(&guest.frontend);
     assert_eq!(log.take(), [0u64; 0], "another front-end's log");
@@ -192,4 +185,18 @@ fn v8_a_log_that_its_file_does_not_hold_ends_the_session() {
         assert!(Log::new(size).announce(&guest, wanted).is_err());
         assert!(session.end().is_err());
     }
+}
+
+#[test]
+fn c5_a_log_that_was_withheld_ends_the_session_whatever_the_front_end_says() {
+    let shmfd = bits(&[VHOST_USER_PROTOCOL_F_LOG_SHMFD]);
+    let (frontend, session) = set_though_withheld(Feature::Log, shmfd);
+    let area = LogArea {
+        mmap_size: LOG_LEN,
+        mmap_offset: 0,
+    };
+    let log = Log::new(LOG_LEN);
+    // There is no answer that says no.
+    assert!(frontend.set_log_base(&area, log.file.as_fd()).is_err());
+    session.broken();
 }

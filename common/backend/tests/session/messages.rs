@@ -6,7 +6,7 @@ use vhost_device_backend::Feature;
 use vhost_device_driver::codec::Message;
 use vhost_device_driver::guest::{SESSION_STEPS, Step};
 use vhost_device_driver::protocol::*;
-use vhost_device_driver::{EventFd, Frontend};
+use vhost_device_driver::{EventFd, Frontend, PackedRing};
 
 use crate::common::*;
 
@@ -353,6 +353,118 @@ fn p9_a_packed_ring_has_any_size_up_to_32768() {
     }
 }
 
+/// Messages that are well formed and say what cannot be, and how many fds belong to them.
+fn impossible() -> Vec<(u32, Vec<u8>, usize)> {
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let longs = |longs: &[u64]| longs.iter().flat_map(|long| long.to_ne_bytes()).collect();
+    let config = |offset: u32, size: u32, flags: u32| -> Vec<u8> {
+        let head: Vec<u8> = words(&[offset, size, flags]);
+        [head, vec![0; size as usize]].concat()
+    };
+    let mut all = vec![
+        // Flags that do not exist, then addresses that are misaligned.
+        (VHOST_USER_SET_VRING_ADDR, longs(&[2 << 32, 0, 0, 0, 0]), 0),
+        (VHOST_USER_SET_VRING_ADDR, longs(&[0, 8, 0, 0, 0]), 0),
+        (VHOST_USER_SET_VRING_ADDR, longs(&[0, 0, 2, 0, 0]), 0),
+        (VHOST_USER_SET_VRING_ADDR, longs(&[0, 0, 0, 1, 0]), 0),
+        (VHOST_USER_SET_VRING_ENABLE, words(&[0, 2]), 0),
+        (VHOST_USER_SET_VRING_ENABLE, words(&[0, u32::MAX]), 0),
+        (VHOST_USER_SET_MEM_TABLE, words(&[0, 0]), 0),
+        (VHOST_USER_SET_MEM_TABLE, words(&[0, 1]), 0),
+        // No queues, and empty ones.
+        (
+            VHOST_USER_SET_INFLIGHT_FD,
+            words(&[64, 0, 0, 0, 8 << 16, 0]),
+            1,
+        ),
+        (VHOST_USER_SET_INFLIGHT_FD, words(&[64, 0, 0, 0, 1, 0]), 1),
+    ];
+    // Padding, an empty region, and regions that end nowhere.
+    for (padding, region) in [
+        (1, [0, 0x1000, 0, 0]),
+        (0, [0, 0, 0, 0]),
+        (0, [u64::MAX, 0x1000, 0, 0]),
+        (0, [0, 0x1000, u64::MAX, 0]),
+        (0, [0, 0x1000, 0, u64::MAX]),
+    ] {
+        for regions in [1, 2, 32] {
+            let good = [0x10_0000, 0x1000, 0x10_0000, 0];
+            let mut table: Vec<u64> = vec![padding << 32 | regions];
+            (1..regions).for_each(|_| table.extend(good));
+            table.extend(region);
+            all.push((VHOST_USER_SET_MEM_TABLE, longs(&table), regions as usize));
+        }
+    }
+    for (offset, size, flags) in [
+        (0, 0, 0),
+        (0, 257, 0),
+        (4096, 1, 0),
+        (4000, 97, 0),
+        (u32::MAX, 1, 0),
+        (0, 1, 4),
+        (0, 1, u32::MAX),
+    ] {
+        let body = config(offset, size, flags);
+        all.push((VHOST_USER_GET_CONFIG, body.clone(), 0));
+        all.push((VHOST_USER_SET_CONFIG, body, 0));
+    }
+    all
+}
+
+#[test]
+fn v5_a_message_that_says_what_cannot_be_fails_and_the_session_lives() {
+    let (mut guest, session) = running();
+    let event = EventFd::new();
+    for (request, payload, count) in impossible() {
+        let fds = vec![event.as_fd(); count];
+        let frontend = &mut guest.frontend;
+        if request == VHOST_USER_GET_CONFIG {
+            // It has always an answer, without any bytes when it fails.
+            let (reply, _) = frontend.call(request, &payload, &fds).unwrap();
+            assert_eq!(reply.payload, [0; 0]);
+            continue;
+        }
+        refused(frontend, frontend.send(request, &payload, &fds));
+        frontend.set_need_reply(false);
+        frontend.send(request, &payload, &fds).unwrap();
+        frontend.sync().unwrap();
+        frontend.set_need_reply(true);
+    }
+    guest.echo_all();
+    session.stop();
+}
+
+#[test]
+fn v6_a_message_that_says_what_cannot_be_has_its_fds_and_no_others() {
+    for (request, payload, count) in impossible() {
+        for wrong in [0, 1, 2, 32].into_iter().filter(|fds| *fds != count) {
+            let (frontend, session) = negotiated();
+            let event = EventFd::new();
+            let message = Message::new(request, &payload);
+            frontend
+                .send_message(&message, &vec![event.as_fd(); wrong])
+                .unwrap();
+            session.broken();
+        }
+    }
+}
+
+#[test]
+fn v15_a_ring_that_is_not_enabled_is_not_looked_at() {
+    let (mut guest, session) = prepared_on::<PackedRing>(options());
+    guest.run(&SESSION_STEPS).unwrap();
+    for step in [Step::Num, Step::Base, Step::Addr, Step::Kick] {
+        guest.run(&[step]).unwrap();
+        guest.frontend.set_vring_base(0, 0).unwrap();
+    }
+    // As the front-end has said: nobody has looked whether the ring is new.
+    assert_eq!(guest.frontend.get_vring_base(0).unwrap(), 0);
+    guest.run(&RING_AGAIN).unwrap();
+    guest.run(&[Step::Call]).unwrap();
+    guest.echo_all();
+    session.stop();
+}
+
 #[test]
 fn v2_a_packed_ring_that_has_not_run_is_at_its_first_base() {
     let (frontend, _session) = negotiated_without(0);
@@ -505,9 +617,7 @@ fn v11_a_reset_keeps_what_the_driver_is_called_and_told_of_errors_with() {
         let features = guest.features();
         guest.set_features(features).unwrap();
         // Neither err nor call is said again.
-        guest
-            .run(&[Step::Num, Step::Base, Step::Addr, Step::Kick, Step::Enable])
-            .unwrap();
+        guest.run(&RING_AGAIN).unwrap();
         guest.echo_all();
     }
     let index = guest.queues[0].ring.avail_idx();
@@ -528,9 +638,8 @@ fn v11_after_a_reset_all_rings_are_disabled() {
         .for_each(|queue| queue.ring.reset(0));
     let features = guest.features();
     guest.set_features(features).unwrap();
-    guest
-        .run(&[Step::Num, Step::Base, Step::Addr, Step::Kick])
-        .unwrap();
+    let [but_enable @ .., _] = RING_AGAIN;
+    guest.run(&but_enable).unwrap();
     let done = session.record(|record| record.executed.len());
     for queue in 0..guest.queues.len() {
         guest.submit(queue, Command::Echo);
@@ -590,9 +699,7 @@ fn v14_set_owner_forgets_all_but_what_is_said_before_it() {
     for queue in &mut guest.queues {
         queue.ring.reset(0);
     }
-    guest
-        .run(&[Step::Num, Step::Base, Step::Addr, Step::Kick, Step::Enable])
-        .unwrap();
+    guest.run(&RING_AGAIN).unwrap();
     guest.echo_all();
     session.stop();
 }
