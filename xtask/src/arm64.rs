@@ -171,7 +171,10 @@ pub(crate) fn run(action: &Action) -> Result<()> {
 /// Builds the daemons and says where they are. Both ways of linking have a directory.
 fn build_daemons(tools: &Arm64, linked_statically: bool) -> Result<Vec<PathBuf>> {
     let (mut command, directory) = if linked_statically {
-        (build::static_cargo(tools, ["build"])?, "static")
+        (
+            build::static_cargo(tools, ["build", "--release"])?,
+            "static",
+        )
     } else {
         (build::cargo(tools, ["build", "--release"])?, "dynamic")
     };

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use vhost_device_guest::setup::{self, Progress};
+use vhost_device_guest::setup::{self, Build, Progress};
 
 use crate::cargo;
 
@@ -30,7 +30,12 @@ pub(crate) fn run(target: Option<&str>, runs: Option<u64>) -> Result<()> {
         "say which target, or for how many inputs (--runs): {}",
         targets.join(", ")
     );
-    let cargo_fuzz = setup::install_crate("cargo-fuzz", CARGO_FUZZ, &Progress::new())?;
+    // Not optimized, which is built in half the time: it only calls other programs.
+    let build = Build {
+        options: &["--debug"],
+        ..Build::default()
+    };
+    let cargo_fuzz = setup::install_crate("cargo-fuzz", CARGO_FUZZ, &build, &Progress::new())?;
     for target in targets {
         let mut command = Command::new(&cargo_fuzz);
         command

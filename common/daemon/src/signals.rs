@@ -156,6 +156,9 @@ mod tests {
 
     #[test]
     fn test_a_hangup_ends_only_what_is_on_a_terminal() {
+        // Under `nohup` it is ignored, and would not come.
+        // SAFETY: the signal exists, and has a default action.
+        unsafe { libc::signal(SIGHUP, libc::SIG_DFL) };
         let signals = Signals::block().unwrap();
         for (is_on_terminal, expected) in [(true, Signal::Stop("SIGHUP")), (false, Signal::Hangup)]
         {

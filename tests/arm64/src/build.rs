@@ -25,13 +25,12 @@ pub fn cargo<'a>(tools: &Arm64, args: impl IntoIterator<Item = &'a str>) -> Resu
     Ok(command)
 }
 
-/// The same for release, and for programs that are linked statically.
+/// The same for programs that are linked statically.
 ///
 /// # Errors
 /// As for [`cargo`].
 pub fn static_cargo<'a>(tools: &Arm64, args: impl IntoIterator<Item = &'a str>) -> Result<Command> {
     let mut command = cargo(tools, args)?;
-    command.arg("--release");
     Arm64::rustflags(&mut command, STATIC);
     Ok(command)
 }

@@ -39,6 +39,7 @@ impl Probes {
         let tools = Arm64::find()?;
         let args = [
             "build",
+            "--release",
             "--package",
             "vhost-device-arm64",
             "--example",

@@ -101,6 +101,7 @@ impl Case {
 #[test]
 fn static_daemons_serve_a_driver_of_another_architecture() {
     let tools = Arm64::find().unwrap();
+    // Not for release: that takes minutes, and is the same but for the optimizer.
     let mut cargo = build::static_cargo(&tools, ["build"]).unwrap();
     let programs = build::programs(&mut cargo).unwrap();
     for program in &programs {

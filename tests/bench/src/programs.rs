@@ -5,7 +5,7 @@ use std::process::Command;
 use std::{env, fs, io};
 
 use anyhow::{Context, Result, ensure};
-use vhost_device_guest::setup::{Build, Progress, install_crate_with};
+use vhost_device_guest::setup::{Build, Progress, install_crate};
 
 use crate::cli::Cli;
 
@@ -67,7 +67,7 @@ pub(crate) fn sides(name: &str, cli: &Cli, build: &Build) -> Result<Sides> {
 /// The same, beside another version of the peer.
 pub(crate) fn sides_of(name: &str, version: &str, cli: &Cli, build: &Build) -> Result<Sides> {
     let ours = cli.ours.clone().map_or_else(|| build_ours(name), Ok)?;
-    let install = || install_crate_with(name, version, build, &Progress::new());
+    let install = || install_crate(name, version, build, &Progress::new());
     let peer = cli.peer.clone().map_or_else(install, Ok)?;
     let side = |name, program| Side { name, program };
     Ok(Sides {

@@ -15,19 +15,9 @@ use super::cache::{Cache, LockedCache, Purpose};
 use super::packages::Pin;
 use super::progress::Progress;
 
-/// The program `name` of the crate of this name, at exactly this version,
-/// installed unless it is in the cache.
-pub fn install_crate(name: &str, version: &str, progress: &Progress) -> Result<PathBuf> {
-    let program = Program {
-        name,
-        version,
-        build: &Build::default(),
-    };
-    program.find_or_install(Cache::open()?, &cargo, progress)
-}
-
-/// The same for a crate that is built with more than cargo's defaults.
-pub fn install_crate_with(
+/// The program `name` of the crate of this name, at exactly this version, installed unless it is in
+/// the cache.
+pub fn install_crate(
     name: &str,
     version: &str,
     build: &Build,

@@ -39,7 +39,7 @@ use apt::{Apt, Tool};
 pub use arm64::{Arm64, TARGET as ARM64_TARGET};
 pub use background::Background;
 use cache::{Cache, Purpose};
-pub use crates::{Build, install_crate, install_crate_with};
+pub use crates::{Build, install_crate};
 use kernel::Kernel;
 pub use kernel::{SERIES, Series};
 pub use library::{Library, Origin, build_library};
