@@ -37,17 +37,6 @@ const TESTED: [&str; 10] = [
     "--no-fail-fast",
 ];
 
-/// Where most of the instructions are that the tests run: not optimized, and emulated on top, they
-/// take minutes. The assertions of a debug build stay in.
-const OPTIMIZED: [&str; 6] = [
-    "proptest",
-    "vhost-device-driver",
-    "vhost-device-model",
-    "vhost-device-queue",
-    "virtio-queue",
-    "vm-memory",
-];
-
 /// The page with the cycles, in the workspace.
 const CYCLES: &str = "docs/bench-arm64.md";
 
@@ -196,10 +185,6 @@ pub(crate) fn test(counts: &mut Counts) -> Result<()> {
     let tools = Arm64::find()?;
     let mut command = build::cargo(&tools, ["test", "--no-run"])?;
     command.args(TESTED).env("CARGO_PROFILE_DEV_DEBUG", "0");
-    for package in OPTIMIZED {
-        command.arg("--config");
-        command.arg(format!("profile.dev.package.{package}.opt-level=1"));
-    }
     let built = build::programs(&mut command)?;
     let tests: Vec<_> = built.into_iter().filter(|built| built.test).collect();
     ensure!(!tests.is_empty(), "cargo built no tests");
