@@ -14,7 +14,7 @@ use vhost_device_guest::setup::{self, Arm64, Background, Progress, SERIES, Serie
 use crate::{arm64, cargo, demo, dependencies, fuzz, style, valgrind};
 
 /// How many inputs each fuzz target gets: some tens of seconds.
-const FUZZ_RUNS: u64 = 200_000;
+const FUZZ_RUNS: u64 = 60_000;
 
 /// A check that can fail.
 struct Step {
