@@ -6,8 +6,10 @@
 //!
 //! | part | does |
 //! |---|---|
-//! | `agent` | what one guest sees and has asked for; the commands of all protocols |
+//! | `agent` | all protocols of one guest together |
+//! | `protocol` | what they share: from a message id to the command that it names |
 //! | `base` to `pinctrl` | the commands of one protocol each |
+//! | `view` | the resources that a guest sees, and what it was told last of each |
 //! | `interval` | times between readings, as they are written |
 //! | `rounding` | rates and intervals that a guest wants, and those that there are |
 //! | `outbox` | what waits for a buffer of the event queue |
@@ -23,9 +25,10 @@ use vhost_device_backend::{
 };
 use vhost_device_queue::Request;
 
+use self::agent::Agent;
 pub use self::agent::Logs;
-use self::agent::{Agent, Call};
 use self::outbox::Outbox;
+use self::protocol::Call;
 use self::wire::{
     ANSWER_HEAD, Arguments, F_P2A_CHANNELS, HEADER, Header, MAX_ARGUMENTS, Results, Status,
 };
@@ -41,10 +44,12 @@ mod performance;
 mod pinctrl;
 mod power;
 mod powercap;
+mod protocol;
 mod reset;
 mod rounding;
 mod sensor;
 mod system;
+mod view;
 mod voltage;
 mod wire;
 

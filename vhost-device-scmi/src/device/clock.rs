@@ -1,23 +1,31 @@
 //! The clock protocol (0x14).
 
-use super::agent::{Call, Context, Found, Protocol, Told, View};
 use super::outbox::{Outbox, Subject};
+use super::protocol::{Call, Context, Protocol, commands};
 use super::rounding::Rounding;
+use super::view::{Found, Told, View};
 use super::wire::{Choice, Done, Failure, NoRoom, Part, Results, Status, bits, is_long};
 use crate::host::{self, Clock, Guest, Rates, ResourceId};
 
-const ATTRIBUTES: u8 = 0x3;
-const DESCRIBE_RATES: u8 = 0x4;
-const RATE_SET: u8 = 0x5;
-const RATE_GET: u8 = 0x6;
-const CONFIG_SET: u8 = 0x7;
-const NAME_GET: u8 = 0x8;
-const RATE_NOTIFY: u8 = 0x9;
-const CONFIG_GET: u8 = 0xb;
-const POSSIBLE_PARENTS_GET: u8 = 0xc;
-const PARENT_SET: u8 = 0xd;
-const PARENT_GET: u8 = 0xe;
-const GET_PERMISSIONS: u8 = 0xf;
+commands! {
+    /// The commands of the clock protocol.
+    enum ClockCommand {
+        Attributes = 0x3,
+        DescribeRates = 0x4,
+        RateSet = 0x5,
+        RateGet = 0x6,
+        ConfigSet = 0x7,
+        NameGet = 0x8,
+        ConfigGet = 0xb,
+        PossibleParentsGet = 0xc,
+        ParentSet = 0xd,
+        ParentGet = 0xe,
+        GetPermissions = 0xf,
+    }
+    if p2a {
+        RateNotify = 0x9,
+    }
+}
 
 /// The notification `CLOCK_RATE_CHANGED`.
 const RATE_CHANGED: u8 = 0x0;
@@ -36,7 +44,7 @@ const STATE: u32 = 3;
 const DISABLED: u32 = 0;
 const ENABLED: u32 = 1;
 
-/// `CLOCK_CONFIG_SET`: a configuration of a vendor's, of which there is none.
+/// `CLOCK_CONFIG_SET`: a vendor's configuration. This platform has none.
 const EXTENDED: u32 = 0xff << 16;
 
 /// `CLOCK_CONFIG_GET`: the same.
@@ -51,7 +59,7 @@ pub(super) struct Clocks {
     told: Told<u64>,
 }
 
-/// A rate that there is.
+/// The possible rate next to a wanted one.
 fn round(rates: &Rates, wanted: u64, rounding: Rounding) -> Option<u64> {
     let rate = match *rates {
         Rates::Discrete(ref rates) => rounding.in_list(rates, wanted.into()),
@@ -102,9 +110,10 @@ impl Clocks {
     }
 
     fn is_enabled(clock: &Found<'_, Clock>) -> host::Result<bool> {
-        match clock.kind.gate {
-            true => clock.kind.driver.is_enabled(),
-            false => Ok(true),
+        if clock.kind.gate {
+            clock.kind.driver.is_enabled()
+        } else {
+            Ok(true)
         }
     }
 
@@ -150,7 +159,7 @@ impl Clocks {
         if attributes & !(STATE | EXTENDED) != 0 {
             return Err(Status::InvalidParameters.into());
         }
-        // Without one of these, a state there has to be.
+        // A message without an extended configuration has to have a state.
         if attributes & EXTENDED != 0 {
             return Err(Status::NotSupported.into());
         }
@@ -159,13 +168,13 @@ impl Clocks {
             DISABLED => false,
             _ => return Err(Status::InvalidParameters.into()),
         };
-        match clock.kind.gate {
-            true => {
-                let id = ResourceId::Clock(clock.number);
-                Ok(cx.hub.wish_enabled(id, cx.guest, enabled)?)
-            }
-            false if enabled => Ok(()),
-            false => Err(Status::NotSupported.into()),
+        if clock.kind.gate {
+            let id = ResourceId::Clock(clock.number);
+            Ok(cx.hub.wish_enabled(id, cx.guest, enabled)?)
+        } else if enabled {
+            Ok(())
+        } else {
+            Err(Status::NotSupported.into())
         }
     }
 }
@@ -173,18 +182,11 @@ impl Clocks {
 impl Protocol for Clocks {
     const ID: u8 = 0x14;
     const VERSION: u32 = 0x3_0000;
-    const LAST: u8 = GET_PERMISSIONS;
+    const LAST: u8 = ClockCommand::GetPermissions as u8;
+    type Command = ClockCommand;
 
     fn is_there(&self) -> bool {
         !self.view.is_empty()
-    }
-
-    fn has(&self, cx: Context<'_>, message: u8) -> bool {
-        match message {
-            ATTRIBUTES..=NAME_GET | CONFIG_GET..=GET_PERMISSIONS => true,
-            RATE_NOTIFY => cx.p2a,
-            _ => false,
-        }
     }
 
     fn attributes(&self, _cx: Context<'_>, results: &mut Results<'_>) -> Done {
@@ -193,16 +195,16 @@ impl Protocol for Clocks {
         Ok(())
     }
 
-    fn command(&mut self, cx: Context<'_>, call: Call<'_, '_>) -> Done {
+    fn command(&mut self, cx: Context<'_>, command: ClockCommand, call: Call<'_, '_>) -> Done {
         let Call {
-            header,
             arguments,
             results,
             outbox,
+            ..
         } = call;
         let clocks = &cx.hub.platform().clocks;
-        match header.message() {
-            ATTRIBUTES => {
+        match command {
+            ClockCommand::Attributes => {
                 let [id] = arguments.words()?;
                 let found = self.view.find(clocks, id)?;
                 results.word(bits([
@@ -215,23 +217,23 @@ impl Protocol for Clocks {
                 results.short_name(found.name)?;
                 results.word(found.kind.enable_latency_us)?;
             }
-            DESCRIBE_RATES => {
+            ClockCommand::DescribeRates => {
                 let [id, skip] = arguments.words()?;
                 let found = self.view.find(clocks, id)?;
                 Self::describe_rates(&found, skip, results)?;
             }
-            RATE_SET => {
+            ClockCommand::RateSet => {
                 let [flags, id, low, high] = arguments.words()?;
                 let found = self.view.find(clocks, id)?.controlled()?;
                 let wanted = u64::from(high) << 32 | u64::from(low);
                 self.set_rate(cx, &found, flags, wanted)?;
             }
-            RATE_GET => {
+            ClockCommand::RateGet => {
                 let [id] = arguments.words()?;
                 let found = self.view.find(clocks, id)?;
                 results.double(found.kind.driver.rate()?)?;
             }
-            CONFIG_SET => {
+            ClockCommand::ConfigSet => {
                 // Agents of versions before 3.0 have no third word.
                 let (id, attributes, reserved) = match arguments.words() {
                     Ok([id, attributes]) => (id, attributes, !ENABLED),
@@ -246,8 +248,8 @@ impl Protocol for Clocks {
                 }
                 Self::set_config(cx, &found, attributes)?;
             }
-            NAME_GET => self.view.tell_name(clocks, arguments, results)?,
-            RATE_NOTIFY => {
+            ClockCommand::NameGet => self.view.tell_name(clocks, arguments, results)?,
+            ClockCommand::RateNotify => {
                 let [id, enable] = arguments.words()?;
                 let found = self.view.find(clocks, id)?;
                 let subject = Subject::of(Self::ID, RATE_CHANGED, id);
@@ -257,7 +259,7 @@ impl Protocol for Clocks {
                 let wanted = self.told.is_wanted(found.index);
                 cx.hub.watch(id, cx.guest, wanted);
             }
-            CONFIG_GET => {
+            ClockCommand::ConfigGet => {
                 let [id, flags] = arguments.words()?;
                 let found = self.view.find(clocks, id)?;
                 if flags & !EXTENDED_GET != 0 {
@@ -268,7 +270,7 @@ impl Protocol for Clocks {
                 }
                 results.words([0, Self::is_enabled(&found)?.into(), 0])?;
             }
-            POSSIBLE_PARENTS_GET => {
+            ClockCommand::PossibleParentsGet => {
                 let [id, skip] = arguments.words()?;
                 let found = self.view.find(clocks, id)?;
                 let parents = self.parents(&found);
@@ -283,7 +285,7 @@ impl Protocol for Clocks {
                     results.word(parents.get(position).ok_or(NoRoom)?.0)
                 })?;
             }
-            PARENT_SET => {
+            ClockCommand::ParentSet => {
                 let [id, wanted] = arguments.words()?;
                 let found = self.view.find(clocks, id)?.controlled()?;
                 let parents = self.parents(&found);
@@ -293,7 +295,7 @@ impl Protocol for Clocks {
                 let id = ResourceId::Clock(found.number);
                 cx.hub.changed(id, Some(cx.guest));
             }
-            PARENT_GET => {
+            ClockCommand::ParentGet => {
                 let [id] = arguments.words()?;
                 let found = self.view.find(clocks, id)?;
                 let parents = self.parents(&found);
@@ -305,7 +307,7 @@ impl Protocol for Clocks {
                 // It may be one that the guest does not see.
                 results.word(parent.ok_or(Status::Denied)?.0)?;
             }
-            _ => {
+            ClockCommand::GetPermissions => {
                 let [id] = arguments.words()?;
                 let found = self.view.find(clocks, id)?;
                 let control = found.may_control();

@@ -1,19 +1,27 @@
 //! The performance domain protocol (0x13).
 
-use super::agent::{Call, Context, Found, Protocol, Told, View};
 use super::outbox::{Outbox, Subject};
+use super::protocol::{Call, Context, Protocol, commands};
+use super::view::{Found, Told, View};
 use super::wire::{Done, MAX_COUNT, NoRoom, Part, Results, Status, bits, count_and_left, is_long};
 use crate::host::{self, Guest, Limits, Performance, PowerScale, Resource, ResourceId};
 
-const DOMAIN_ATTRIBUTES: u8 = 0x3;
-const DESCRIBE_LEVELS: u8 = 0x4;
-const LIMITS_SET: u8 = 0x5;
-const LIMITS_GET: u8 = 0x6;
-const LEVEL_SET: u8 = 0x7;
-const LEVEL_GET: u8 = 0x8;
-const NOTIFY_LIMITS: u8 = 0x9;
-const NOTIFY_LEVEL: u8 = 0xa;
-const DOMAIN_NAME_GET: u8 = 0xc;
+commands! {
+    /// The commands of the performance domain protocol.
+    enum PerformanceCommand {
+        DomainAttributes = 0x3,
+        DescribeLevels = 0x4,
+        LimitsSet = 0x5,
+        LimitsGet = 0x6,
+        LevelSet = 0x7,
+        LevelGet = 0x8,
+        DomainNameGet = 0xc,
+    }
+    if p2a {
+        NotifyLimits = 0x9,
+        NotifyLevel = 0xa,
+    }
+}
 
 /// The notification `PERFORMANCE_LIMITS_CHANGED`.
 const LIMITS_CHANGED: u8 = 0x0;
@@ -26,7 +34,7 @@ const RATE_LIMIT: u32 = 0xf_ffff;
 #[derive(Debug)]
 pub(super) struct Performances {
     view: View,
-    /// There is one scale for all domains.
+    /// All domains of an answer have one scale.
     scale: PowerScale,
     limits: Told<Limits>,
     levels: Told<usize>,
@@ -43,7 +51,7 @@ fn common_scale(scales: impl Iterator<Item = PowerScale>) -> PowerScale {
         .unwrap_or_default()
 }
 
-/// A power in another scale. What is too much is the most.
+/// A power in another scale, at most `u32::MAX`.
 fn rescale(power: u32, from: PowerScale, to: PowerScale) -> u32 {
     match (from, to) {
         (PowerScale::Milliwatts, PowerScale::Microwatts) => power.saturating_mul(1000),
@@ -88,7 +96,7 @@ impl Performances {
         Ok(())
     }
 
-    /// Sees to it that the guest is told as much as it wants.
+    /// Asks the hub for news of a domain while the guest wants limits or levels.
     fn watch(&self, cx: Context<'_>, domain: &Found<'_, Performance>) {
         let index = domain.index;
         let wanted = self.limits.is_wanted(index) || self.levels.is_wanted(index);
@@ -100,14 +108,12 @@ impl Performances {
 /// What the guest calls the level at a position. Indices begin with 1, as 0 means no change in
 /// `PERFORMANCE_LIMITS_SET`.
 fn number_of(domain: &Found<'_, Performance>, position: usize) -> u32 {
-    match domain.kind.level_indexing {
+    if domain.kind.level_indexing {
         // Fits: there are at most `MAX_LEVELS`.
-        true => position as u32 + 1,
-        false => {
-            let level = domain.kind.levels.get(position);
-            level.map_or(0, |level| level.level)
-        }
+        return position as u32 + 1;
     }
+    let level = domain.kind.levels.get(position);
+    level.map_or(0, |level| level.level)
 }
 
 /// The numbers of a domain's levels, in order.
@@ -147,27 +153,21 @@ fn parse_limits(
             above.next().ok_or(Status::OutOfRange)?.0
         }
     };
-    match min <= max {
-        true => Ok(Limits { min, max }),
-        false => Err(Status::InvalidParameters),
+    if min <= max {
+        Ok(Limits { min, max })
+    } else {
+        Err(Status::InvalidParameters)
     }
 }
 
 impl Protocol for Performances {
     const ID: u8 = 0x13;
     const VERSION: u32 = 0x4_0000;
-    const LAST: u8 = DOMAIN_NAME_GET;
+    const LAST: u8 = PerformanceCommand::DomainNameGet as u8;
+    type Command = PerformanceCommand;
 
     fn is_there(&self) -> bool {
         !self.view.is_empty()
-    }
-
-    fn has(&self, cx: Context<'_>, message: u8) -> bool {
-        match message {
-            DOMAIN_ATTRIBUTES..=LEVEL_GET | DOMAIN_NAME_GET => true,
-            NOTIFY_LIMITS | NOTIFY_LEVEL => cx.p2a,
-            _ => false,
-        }
     }
 
     fn attributes(&self, _cx: Context<'_>, results: &mut Results<'_>) -> Done {
@@ -180,16 +180,21 @@ impl Protocol for Performances {
         Ok(())
     }
 
-    fn command(&mut self, cx: Context<'_>, call: Call<'_, '_>) -> Done {
+    fn command(
+        &mut self,
+        cx: Context<'_>,
+        command: PerformanceCommand,
+        call: Call<'_, '_>,
+    ) -> Done {
         let Call {
-            header,
             arguments,
             results,
             outbox,
+            ..
         } = call;
         let domains = &cx.hub.platform().performances;
-        match header.message() {
-            DOMAIN_ATTRIBUTES => {
+        match command {
+            PerformanceCommand::DomainAttributes => {
                 let [id] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 let kind = found.kind;
@@ -209,7 +214,7 @@ impl Protocol for Performances {
                 ])?;
                 results.short_name(found.name)?;
             }
-            DESCRIBE_LEVELS => {
+            PerformanceCommand::DescribeLevels => {
                 let [id, skip] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 let part = Part {
@@ -230,7 +235,7 @@ impl Protocol for Performances {
                     ])
                 })?;
             }
-            LIMITS_SET => {
+            PerformanceCommand::LimitsSet => {
                 let [id, max, min] = arguments.words()?;
                 let found = self.view.find(domains, id)?.controlled()?;
                 if !found.kind.limits {
@@ -241,13 +246,13 @@ impl Protocol for Performances {
                 let id = ResourceId::Performance(found.number);
                 cx.hub.changed(id, Some(cx.guest));
             }
-            LIMITS_GET => {
+            PerformanceCommand::LimitsGet => {
                 let [id] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 let Limits { min, max } = found.kind.driver.limits()?;
                 results.words([number_of(&found, max), number_of(&found, min)])?;
             }
-            LEVEL_SET => {
+            PerformanceCommand::LevelSet => {
                 let [id, wanted] = arguments.words()?;
                 let found = self.view.find(domains, id)?.controlled()?;
                 let level = numbers(&found).find(|(_, number)| *number == wanted);
@@ -259,13 +264,13 @@ impl Protocol for Performances {
                 let id = ResourceId::Performance(found.number);
                 cx.hub.changed(id, Some(cx.guest));
             }
-            LEVEL_GET => {
+            PerformanceCommand::LevelGet => {
                 let [id] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 let level = found.kind.driver.level()?;
                 results.word(number_of(&found, level))?;
             }
-            NOTIFY_LIMITS => {
+            PerformanceCommand::NotifyLimits => {
                 let [id, enable] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 let subject = Subject::of(Self::ID, LIMITS_CHANGED, id);
@@ -273,7 +278,7 @@ impl Protocol for Performances {
                 self.limits.subscribe(subject, enable, limits, outbox)?;
                 self.watch(cx, &found);
             }
-            NOTIFY_LEVEL => {
+            PerformanceCommand::NotifyLevel => {
                 let [id, enable] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 let subject = Subject::of(Self::ID, LEVEL_CHANGED, id);
@@ -281,7 +286,9 @@ impl Protocol for Performances {
                 self.levels.subscribe(subject, enable, level, outbox)?;
                 self.watch(cx, &found);
             }
-            _ => self.view.tell_name(domains, arguments, results)?,
+            PerformanceCommand::DomainNameGet => {
+                self.view.tell_name(domains, arguments, results)?
+            }
         }
         Ok(())
     }

@@ -1,20 +1,25 @@
 //! The pin control protocol (0x19).
 
-use super::agent::{Call, Context, Protocol};
+use super::protocol::{Call, Context, Protocol, commands};
 use super::wire::{
     Arguments, Done, MAX_COUNT, NoRoom, Part, Results, Status, bits, count_and_left, is_long,
 };
 use crate::host::{Access, Guest, Members, PinSetting, Pinctrl, Pins, Resource};
 
-const ATTRIBUTES: u8 = 0x3;
-const LIST_ASSOCIATIONS: u8 = 0x4;
-const SETTINGS_GET: u8 = 0x5;
-const SETTINGS_CONFIGURE: u8 = 0x6;
-const REQUEST: u8 = 0x7;
-const RELEASE: u8 = 0x8;
-const NAME_GET: u8 = 0x9;
+commands! {
+    /// The commands of the pin control protocol.
+    enum PinctrlCommand {
+        Attributes = 0x3,
+        ListAssociations = 0x4,
+        SettingsGet = 0x5,
+        SettingsConfigure = 0x6,
+        Request = 0x7,
+        Release = 0x8,
+        NameGet = 0x9,
+    }
+}
 
-/// What a number names.
+/// Selectors: a number is that of a pin, a group or a function.
 const PIN: u32 = 0;
 const GROUP: u32 = 1;
 const FUNCTION: u32 = 2;
@@ -43,18 +48,26 @@ impl PinControl {
             _ => Err(Status::Denied),
         }
     }
+
+    /// The pins that a guest requests or releases.
+    fn owned(&self, pinctrl: &Pinctrl, arguments: Arguments<'_>) -> Result<Vec<usize>, Status> {
+        let [number, selector] = arguments.words()?;
+        self.may_control()?;
+        Ok(members(pinctrl, pins(pinctrl, number, selector)?))
+    }
 }
 
 /// A number as a position in a list.
 fn position<T>(list: &[T], number: u32) -> Result<usize, Status> {
     let position = usize::try_from(number).map_err(|_| Status::NotFound)?;
-    match position < list.len() {
-        true => Ok(position),
-        false => Err(Status::NotFound),
+    if position < list.len() {
+        Ok(position)
+    } else {
+        Err(Status::NotFound)
     }
 }
 
-/// What has a function and settings.
+/// The pin or the group that a number names.
 fn pins(pinctrl: &Pinctrl, number: u32, selector: u32) -> Result<Pins, Status> {
     Ok(match selector {
         PIN => Pins::One(position(&pinctrl.pins, number)?),
@@ -63,7 +76,7 @@ fn pins(pinctrl: &Pinctrl, number: u32, selector: u32) -> Result<Pins, Status> {
     })
 }
 
-/// The positions of the pins that are meant.
+/// The positions of all these pins.
 fn members(pinctrl: &Pinctrl, pins: Pins) -> Vec<usize> {
     match pins {
         Pins::One(pin) => vec![pin],
@@ -80,7 +93,7 @@ fn set(list: &[Members], number: u32) -> Result<&Members, Status> {
     list.get(position(list, number)?).ok_or(Status::NotFound)
 }
 
-/// The name and the number of members of what a number names.
+/// The name of a pin, a group or a function, and how many members it has.
 fn describe(pinctrl: &Pinctrl, number: u32, selector: u32) -> Result<(&str, u32), Status> {
     let set = match selector {
         PIN => {
@@ -160,7 +173,7 @@ fn get_settings(pinctrl: &Pinctrl, number: u32, wanted: u32, results: &mut Resul
     Ok(())
 }
 
-/// The function that is wanted, if one is, and the settings behind it.
+/// `PINCTRL_SETTINGS_CONFIGURE`: sets the function, if the guest names one, and then the settings.
 fn configure(cx: Context<'_>, pinctrl: &Pinctrl, arguments: Arguments<'_>) -> Done {
     let (head, settings) = arguments.split::<3>()?;
     let [number, function, attributes] = head;
@@ -180,9 +193,10 @@ fn configure(cx: Context<'_>, pinctrl: &Pinctrl, arguments: Arguments<'_>) -> Do
         _ => Err(Status::ProtocolError),
     });
     let settings = settings.collect::<Result<Vec<_>, _>>()?;
-    let function = match attributes & 1 << 10 != 0 {
-        true => Some(position(&pinctrl.functions, function)?),
-        false => None,
+    let function = if attributes & 1 << 10 != 0 {
+        Some(position(&pinctrl.functions, function)?)
+    } else {
+        None
     };
     if let Some(function) = function {
         let groups = pinctrl
@@ -199,10 +213,10 @@ fn configure(cx: Context<'_>, pinctrl: &Pinctrl, arguments: Arguments<'_>) -> Do
         if let Some(function) = function {
             pinctrl.driver.set_function(pins, function)?;
         }
-        match settings.is_empty() {
-            true => Ok(()),
-            false => pinctrl.driver.set(pins, &settings),
+        if settings.is_empty() {
+            return Ok(());
         }
+        pinctrl.driver.set(pins, &settings)
     })?;
     Ok(())
 }
@@ -212,13 +226,10 @@ impl Protocol for PinControl {
     const VERSION: u32 = 0x1_0000;
     /// `PINCTRL_SET_PERMISSIONS`.
     const LAST: u8 = 0xa;
+    type Command = PinctrlCommand;
 
     fn is_there(&self) -> bool {
         self.access >= Access::Read
-    }
-
-    fn has(&self, _cx: Context<'_>, message: u8) -> bool {
-        (ATTRIBUTES..=NAME_GET).contains(&message)
     }
 
     fn attributes(&self, cx: Context<'_>, results: &mut Results<'_>) -> Done {
@@ -230,41 +241,37 @@ impl Protocol for PinControl {
         Ok(())
     }
 
-    fn command(&mut self, cx: Context<'_>, call: Call<'_, '_>) -> Done {
+    fn command(&mut self, cx: Context<'_>, command: PinctrlCommand, call: Call<'_, '_>) -> Done {
         let Call {
-            header,
-            arguments,
-            results,
-            ..
+            arguments, results, ..
         } = call;
         let pinctrl = cx.hub.platform().pinctrl.as_ref();
         let pinctrl = &pinctrl.ok_or(Status::NotSupported)?.kind;
-        match header.message() {
-            ATTRIBUTES => {
+        match command {
+            PinctrlCommand::Attributes => {
                 let [number, selector] = arguments.words()?;
                 let (name, count) = describe(pinctrl, number, selector)?;
                 results.word(bits([(31, is_long(name))]) | count)?;
                 results.short_name(name)?;
             }
-            LIST_ASSOCIATIONS => list_members(pinctrl, arguments.words()?, results)?,
-            SETTINGS_GET => {
+            PinctrlCommand::ListAssociations => list_members(pinctrl, arguments.words()?, results)?,
+            PinctrlCommand::SettingsGet => {
                 let [number, wanted] = arguments.words()?;
                 get_settings(pinctrl, number, wanted, results)?;
             }
-            SETTINGS_CONFIGURE => {
+            PinctrlCommand::SettingsConfigure => {
                 self.may_control()?;
                 configure(cx, pinctrl, arguments)?;
             }
-            REQUEST | RELEASE => {
-                let [number, selector] = arguments.words()?;
-                self.may_control()?;
-                let members = members(pinctrl, pins(pinctrl, number, selector)?);
-                match header.message() {
-                    REQUEST => cx.hub.request_pins(cx.guest, &members)?,
-                    _ => cx.hub.release_pins(cx.guest, &members)?,
-                }
+            PinctrlCommand::Request => {
+                let members = self.owned(pinctrl, arguments)?;
+                cx.hub.request_pins(cx.guest, &members)?;
             }
-            _ => {
+            PinctrlCommand::Release => {
+                let members = self.owned(pinctrl, arguments)?;
+                cx.hub.release_pins(cx.guest, &members)?;
+            }
+            PinctrlCommand::NameGet => {
                 let [number, selector] = arguments.words()?;
                 let (name, _) = describe(pinctrl, number, selector)?;
                 results.word(0)?;

@@ -1,15 +1,23 @@
 //! The power domain protocol (0x11).
 
-use super::agent::{Call, Context, Protocol, Told, View};
 use super::outbox::{Outbox, Subject};
+use super::protocol::{Call, Context, Protocol, commands};
+use super::view::{Told, View};
 use super::wire::{Done, Results, Status, bits, is_long};
 use crate::host::{self, Guest, PowerState, ResourceId};
 
-const DOMAIN_ATTRIBUTES: u8 = 0x3;
-const STATE_SET: u8 = 0x4;
-const STATE_GET: u8 = 0x5;
-const STATE_NOTIFY: u8 = 0x6;
-const DOMAIN_NAME_GET: u8 = 0x8;
+commands! {
+    /// The commands of the power domain protocol.
+    enum PowerCommand {
+        DomainAttributes = 0x3,
+        StateSet = 0x4,
+        StateGet = 0x5,
+        DomainNameGet = 0x8,
+    }
+    if p2a {
+        StateNotify = 0x6,
+    }
+}
 
 /// The notification `POWER_STATE_CHANGED`.
 const STATE_CHANGED: u8 = 0x0;
@@ -53,18 +61,11 @@ impl Powers {
 impl Protocol for Powers {
     const ID: u8 = 0x11;
     const VERSION: u32 = 0x3_0001;
-    const LAST: u8 = DOMAIN_NAME_GET;
+    const LAST: u8 = PowerCommand::DomainNameGet as u8;
+    type Command = PowerCommand;
 
     fn is_there(&self) -> bool {
         !self.view.is_empty()
-    }
-
-    fn has(&self, cx: Context<'_>, message: u8) -> bool {
-        match message {
-            DOMAIN_ATTRIBUTES | STATE_SET | STATE_GET | DOMAIN_NAME_GET => true,
-            STATE_NOTIFY => cx.p2a,
-            _ => false,
-        }
     }
 
     fn attributes(&self, _cx: Context<'_>, results: &mut Results<'_>) -> Done {
@@ -73,16 +74,16 @@ impl Protocol for Powers {
         Ok(())
     }
 
-    fn command(&mut self, cx: Context<'_>, call: Call<'_, '_>) -> Done {
+    fn command(&mut self, cx: Context<'_>, command: PowerCommand, call: Call<'_, '_>) -> Done {
         let Call {
-            header,
             arguments,
             results,
             outbox,
+            ..
         } = call;
         let domains = &cx.hub.platform().powers;
-        match header.message() {
-            DOMAIN_ATTRIBUTES => {
+        match command {
+            PowerCommand::DomainAttributes => {
                 let [id] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 results.word(bits([
@@ -92,7 +93,7 @@ impl Protocol for Powers {
                 ]))?;
                 results.short_name(found.name)?;
             }
-            STATE_SET => {
+            PowerCommand::StateSet => {
                 let [flags, id, state] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 // As `DOMAIN_ATTRIBUTES` has said.
@@ -110,12 +111,12 @@ impl Protocol for Powers {
                 }
                 cx.hub.wish_state(found.number, cx.guest, state)?;
             }
-            STATE_GET => {
+            PowerCommand::StateGet => {
                 let [id] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 results.word(found.kind.driver.state()?.0)?;
             }
-            STATE_NOTIFY => {
+            PowerCommand::StateNotify => {
                 let [id, enable] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 let subject = Subject::of(Self::ID, STATE_CHANGED, id);
@@ -125,7 +126,7 @@ impl Protocol for Powers {
                 let wanted = self.told.is_wanted(found.index);
                 cx.hub.watch(id, cx.guest, wanted);
             }
-            _ => self.view.tell_name(domains, arguments, results)?,
+            PowerCommand::DomainNameGet => self.view.tell_name(domains, arguments, results)?,
         }
         Ok(())
     }

@@ -2,20 +2,28 @@
 
 use std::time::{Duration, Instant};
 
-use super::agent::{Call, Context, Found, Protocol, Told, View, is_subscription};
 use super::outbox::{Outbox, Subject};
-use super::wire::{Done, Failure, PLATFORM, Results, Status, bits, is_long};
+use super::protocol::{Call, Context, Protocol, commands};
+use super::view::{Found, Told, View};
+use super::wire::{Done, Failure, PLATFORM, Results, Status, bits, is_long, is_subscription};
 use crate::host::{self, Guest, PowerScale, Powercap, ResourceId};
 
-const DOMAIN_ATTRIBUTES: u8 = 0x3;
-const CAP_GET: u8 = 0x4;
-const CAP_SET: u8 = 0x5;
-const PAI_GET: u8 = 0x6;
-const PAI_SET: u8 = 0x7;
-const DOMAIN_NAME_GET: u8 = 0x8;
-const MEASUREMENTS_GET: u8 = 0x9;
-const CAP_NOTIFY: u8 = 0xa;
-const MEASUREMENTS_NOTIFY: u8 = 0xb;
+commands! {
+    /// The commands of the power capping protocol.
+    enum PowercapCommand {
+        DomainAttributes = 0x3,
+        CapGet = 0x4,
+        CapSet = 0x5,
+        PaiGet = 0x6,
+        PaiSet = 0x7,
+        DomainNameGet = 0x8,
+        MeasurementsGet = 0x9,
+    }
+    if p2a {
+        CapNotify = 0xa,
+        MeasurementsNotify = 0xb,
+    }
+}
 
 /// The notification `POWERCAP_CAP_CHANGED`.
 const CAP_CHANGED: u8 = 0x0;
@@ -33,8 +41,8 @@ const NO_CAP: u32 = 0;
 /// The parent of a domain that has none.
 const NO_PARENT: u32 = u32::MAX;
 
-/// A domain is not measured more often than this for a notification: a guest must not keep its
-/// host busy.
+/// The shortest time between two measurements for a notification: a guest must not keep its host
+/// busy.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The powers between which nothing is told.
@@ -59,17 +67,17 @@ pub(super) struct Powercaps {
     view: View,
     /// Caps and averaging intervals.
     told: Told<(Option<u32>, u32)>,
-    /// By domain: what its measurements are looked at for.
+    /// By domain: the thresholds that the guest wants to hear of.
     measured: Vec<Option<Thresholds>>,
 }
 
 /// The next number at or below `value` of those from `min` to `max` in steps of `step`. Linux
 /// sends multiples of the step, whatever the minimum is.
 fn step_below(value: u32, (min, max, step): (u32, u32, u32)) -> Result<u32, Status> {
-    match (min..=max).contains(&value) {
-        true => Ok(value - (value - min).checked_rem(step).unwrap_or(0)),
-        false => Err(Status::OutOfRange),
+    if !(min..=max).contains(&value) {
+        return Err(Status::OutOfRange);
     }
+    Ok(value - (value - min).checked_rem(step).unwrap_or(0))
 }
 
 /// The cap and the averaging interval of a domain.
@@ -114,7 +122,7 @@ impl Powercaps {
         measured.map(|thresholds| thresholds.due).min()
     }
 
-    /// Measures a domain where that is due. False when there is none.
+    /// Measures one domain that is due. False if none is.
     pub(super) fn work(
         &mut self,
         cx: Context<'_>,
@@ -126,11 +134,11 @@ impl Powercaps {
             let thresholds = thresholds.as_mut()?;
             (thresholds.due <= now).then_some((index, thresholds))
         });
-        // What has waited longest, as of sensors.
+        // The one that has waited longest goes first, as with sensors.
         let Some((index, thresholds)) = due.min_by_key(|(_, thresholds)| thresholds.due) else {
             return Ok(false);
         };
-        // Whatever comes of it, it is not done again at once.
+        // Also a domain that cannot be read waits for its next turn.
         thresholds.due = now + MIN_INTERVAL;
         let Some(found) = self.view.at(&cx.hub.platform().powercaps, index) else {
             return Ok(true);
@@ -232,7 +240,7 @@ impl Powercaps {
     ) -> Result<(), Failure> {
         let thresholds = match thresholds {
             Some((low, high)) if low > high => return Err(Status::InvalidParameters.into()),
-            // A power that is outside already is told.
+            // The guest hears of a power that is outside already.
             Some((low, high)) => Some(Thresholds {
                 low,
                 high,
@@ -256,17 +264,10 @@ impl Protocol for Powercaps {
     const VERSION: u32 = 0x2_0000;
     /// `POWERCAP_DESCRIBE_FASTCHANNEL`.
     const LAST: u8 = 0xc;
+    type Command = PowercapCommand;
 
     fn is_there(&self) -> bool {
         !self.view.is_empty()
-    }
-
-    fn has(&self, cx: Context<'_>, message: u8) -> bool {
-        match message {
-            DOMAIN_ATTRIBUTES..=MEASUREMENTS_GET => true,
-            CAP_NOTIFY | MEASUREMENTS_NOTIFY => cx.p2a,
-            _ => false,
-        }
     }
 
     fn attributes(&self, _cx: Context<'_>, results: &mut Results<'_>) -> Done {
@@ -274,36 +275,36 @@ impl Protocol for Powercaps {
         Ok(())
     }
 
-    fn command(&mut self, cx: Context<'_>, call: Call<'_, '_>) -> Done {
+    fn command(&mut self, cx: Context<'_>, command: PowercapCommand, call: Call<'_, '_>) -> Done {
         let Call {
-            header,
             arguments,
             results,
             outbox,
+            ..
         } = call;
         let domains = &cx.hub.platform().powercaps;
-        match header.message() {
-            DOMAIN_ATTRIBUTES => {
+        match command {
+            PowercapCommand::DomainAttributes => {
                 let [id] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 self.describe(cx, &found, results)?;
             }
-            CAP_GET => {
+            PowercapCommand::CapGet => {
                 let [id] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 results.word(found.kind.driver.cap()?.unwrap_or(NO_CAP))?;
             }
-            CAP_SET => {
+            PowercapCommand::CapSet => {
                 let [id, flags, cap] = arguments.words()?;
                 let found = self.view.find(domains, id)?.controlled()?;
                 Self::set_cap(cx, &found, flags, cap)?;
             }
-            PAI_GET => {
+            PowercapCommand::PaiGet => {
                 let [id] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 results.word(found.kind.driver.pai_us()?)?;
             }
-            PAI_SET => {
+            PowercapCommand::PaiSet => {
                 let [id, flags, pai] = arguments.words()?;
                 let found = self.view.find(domains, id)?.controlled()?;
                 let kind = found.kind;
@@ -319,8 +320,8 @@ impl Protocol for Powercaps {
                 let id = ResourceId::Powercap(found.number);
                 cx.hub.changed(id, Some(cx.guest));
             }
-            DOMAIN_NAME_GET => self.view.tell_name(domains, arguments, results)?,
-            MEASUREMENTS_GET => {
+            PowercapCommand::DomainNameGet => self.view.tell_name(domains, arguments, results)?,
+            PowercapCommand::MeasurementsGet => {
                 let [id] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 if !found.kind.monitoring {
@@ -329,7 +330,7 @@ impl Protocol for Powercaps {
                 let driver = &found.kind.driver;
                 results.words([driver.power()?, driver.pai_us()?])?;
             }
-            CAP_NOTIFY => {
+            PowercapCommand::CapNotify => {
                 let [id, enable] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 let subject = Subject::of(Self::ID, CAP_CHANGED, id);
@@ -339,7 +340,7 @@ impl Protocol for Powercaps {
                 let wanted = self.told.is_wanted(found.index);
                 cx.hub.watch(id, cx.guest, wanted);
             }
-            _ => {
+            PowercapCommand::MeasurementsNotify => {
                 let [id, enable, low, high] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 if !found.kind.monitoring {

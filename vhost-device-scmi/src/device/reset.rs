@@ -1,14 +1,22 @@
 //! The reset domain protocol (0x16).
 
-use super::agent::{Call, Context, Protocol, Told, View};
 use super::outbox::{Outbox, Subject};
+use super::protocol::{Call, Context, Protocol, commands};
+use super::view::{Told, View};
 use super::wire::{Done, Results, Status, bits, is_long};
 use crate::host::{self, Guest, ResourceId};
 
-const DOMAIN_ATTRIBUTES: u8 = 0x3;
-const RESET: u8 = 0x4;
-const NOTIFY: u8 = 0x5;
-const DOMAIN_NAME_GET: u8 = 0x6;
+commands! {
+    /// The commands of the reset domain protocol.
+    enum ResetCommand {
+        DomainAttributes = 0x3,
+        Reset = 0x4,
+        DomainNameGet = 0x6,
+    }
+    if p2a {
+        Notify = 0x5,
+    }
+}
 
 /// The notification `RESET_ISSUED`.
 const ISSUED: u8 = 0x0;
@@ -20,10 +28,10 @@ const ASSERT: u32 = 1 << 1;
 /// `RESET`: answer at once, and tell later. It may be there with `AUTONOMOUS` only.
 const ASYNC: u32 = 1 << 2;
 
-/// The state of a reset that loses everything, the only one that there is here.
+/// The state of a reset that loses everything. This platform knows no other.
 const COLD: u32 = 0;
 
-/// A latency that is not known.
+/// The latency of a domain that does not say it.
 const UNKNOWN: u32 = u32::MAX;
 
 #[derive(Debug)]
@@ -60,18 +68,11 @@ impl Resets {
 impl Protocol for Resets {
     const ID: u8 = 0x16;
     const VERSION: u32 = 0x3_0001;
-    const LAST: u8 = DOMAIN_NAME_GET;
+    const LAST: u8 = ResetCommand::DomainNameGet as u8;
+    type Command = ResetCommand;
 
     fn is_there(&self) -> bool {
         !self.view.is_empty()
-    }
-
-    fn has(&self, cx: Context<'_>, message: u8) -> bool {
-        match message {
-            DOMAIN_ATTRIBUTES | RESET | DOMAIN_NAME_GET => true,
-            NOTIFY => cx.p2a,
-            _ => false,
-        }
     }
 
     fn attributes(&self, _cx: Context<'_>, results: &mut Results<'_>) -> Done {
@@ -79,16 +80,16 @@ impl Protocol for Resets {
         Ok(())
     }
 
-    fn command(&mut self, cx: Context<'_>, call: Call<'_, '_>) -> Done {
+    fn command(&mut self, cx: Context<'_>, command: ResetCommand, call: Call<'_, '_>) -> Done {
         let Call {
-            header,
             arguments,
             results,
             outbox,
+            ..
         } = call;
         let domains = &cx.hub.platform().resets;
-        match header.message() {
-            DOMAIN_ATTRIBUTES => {
+        match command {
+            ResetCommand::DomainAttributes => {
                 let [id] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 results.words([
@@ -97,35 +98,37 @@ impl Protocol for Resets {
                 ])?;
                 results.short_name(found.name)?;
             }
-            RESET => {
+            ResetCommand::Reset => {
                 let [id, flags, state] = arguments.words()?;
                 let found = self.view.find(domains, id)?.controlled()?;
-                // Arm's tests want a state that there is also where it means nothing (r009).
+                // Arm's tests want a valid state also where it means nothing (r009).
                 if flags & !(AUTONOMOUS | ASSERT | ASYNC) != 0 || state != COLD {
                     return Err(Status::InvalidParameters.into());
                 }
                 let has = |bit: u32| flags & bit != 0;
                 let kind = found.kind;
-                let supported = match has(AUTONOMOUS) {
-                    true => kind.autonomous && !has(ASYNC),
-                    false => kind.explicit,
-                };
-                if !supported {
-                    return Err(Status::NotSupported.into());
+                if has(AUTONOMOUS) {
+                    if !kind.autonomous || has(ASYNC) {
+                        return Err(Status::NotSupported.into());
+                    }
+                    // `ASSERT` means nothing here.
+                    kind.driver.reset()?;
+                } else {
+                    if !kind.explicit {
+                        return Err(Status::NotSupported.into());
+                    }
+                    if has(ASYNC) {
+                        return Err(Status::InvalidParameters.into());
+                    }
+                    kind.driver.set_asserted(has(ASSERT))?;
                 }
-                match has(AUTONOMOUS) {
-                    // `ASSERT` means nothing then.
-                    true => kind.driver.reset()?,
-                    false if has(ASYNC) => return Err(Status::InvalidParameters.into()),
-                    false => kind.driver.set_asserted(has(ASSERT))?,
-                }
-                // The end of a reset is not told.
+                // The platform tells of the begin of a reset, and not of its end.
                 if flags != 0 {
                     let id = ResourceId::Reset(found.number);
                     cx.hub.changed(id, Some(cx.guest));
                 }
             }
-            NOTIFY => {
+            ResetCommand::Notify => {
                 let [id, enable] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 let subject = Subject::of(Self::ID, ISSUED, id);
@@ -134,7 +137,7 @@ impl Protocol for Resets {
                 let wanted = self.told.is_wanted(found.index);
                 cx.hub.watch(id, cx.guest, wanted);
             }
-            _ => self.view.tell_name(domains, arguments, results)?,
+            ResetCommand::DomainNameGet => self.view.tell_name(domains, arguments, results)?,
         }
         Ok(())
     }

@@ -61,10 +61,11 @@ impl Rounding {
             }
         };
         let there = |number: &u128| (min..=max).contains(number);
-        match there(&wanted) {
-            // The last step may end above the highest: then there is nothing to go up to.
-            true => self.choose(wanted, below, above.filter(there)),
-            false => self.choose(wanted, below, above).filter(there),
+        if there(&wanted) {
+            // The last step may end above the highest: then nothing is left to go up to.
+            self.choose(wanted, below, above.filter(there))
+        } else {
+            self.choose(wanted, below, above).filter(there)
         }
     }
 }

@@ -1,34 +1,42 @@
 //! The sensor protocol (0x15).
 //!
-//! Trip points and updates are looked after here: the sensor is read at each interval, or at each
-//! event of its driver, and what a reading means to the guest is told.
+//! It also looks after trip points and updates: it reads a sensor at each interval, or at each
+//! event of the sensor's driver, and tells the guest what the reading means to it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::agent::{Call, Context, Found, Protocol, View, is_subscription};
 use super::interval;
 use super::outbox::{Outbox, Subject};
+use super::protocol::{Call, Context, Protocol, commands};
 use super::rounding::Rounding;
+use super::view::{Found, View};
 use super::wire::{
     Choice, Done, Failure, Header, MAX_COUNT, MAX_RESULTS, NoRoom, PLATFORM, Part, Results, Status,
-    bits, count_and_left, is_long,
+    bits, count_and_left, is_long, is_subscription,
 };
 use crate::host::{self, Axis, Intervals, Quantity, Resource, ResourceId, Sensor, Shape};
 
-const DESCRIPTION_GET: u8 = 0x3;
-const TRIP_POINT_NOTIFY: u8 = 0x4;
-const TRIP_POINT_CONFIG: u8 = 0x5;
-const READING_GET: u8 = 0x6;
-const AXIS_DESCRIPTION_GET: u8 = 0x7;
-const LIST_UPDATE_INTERVALS: u8 = 0x8;
-const CONFIG_GET: u8 = 0x9;
-const CONFIG_SET: u8 = 0xa;
-const CONTINUOUS_UPDATE_NOTIFY: u8 = 0xb;
-const NAME_GET: u8 = 0xc;
-const AXIS_NAME_GET: u8 = 0xd;
+commands! {
+    /// The commands of the sensor protocol.
+    enum SensorCommand {
+        DescriptionGet = 0x3,
+        ReadingGet = 0x6,
+        AxisDescriptionGet = 0x7,
+        ListUpdateIntervals = 0x8,
+        ConfigGet = 0x9,
+        ConfigSet = 0xa,
+        NameGet = 0xc,
+        AxisNameGet = 0xd,
+    }
+    if p2a {
+        TripPointNotify = 0x4,
+        TripPointConfig = 0x5,
+        ContinuousUpdateNotify = 0xb,
+    }
+}
 
 /// The notification `SENSOR_TRIP_POINT_EVENT`.
 const TRIP_POINT_EVENT: u8 = 0x0;
@@ -49,16 +57,16 @@ const RESERVED: u32 = 0x1fc;
 /// Timestamps are in nanoseconds.
 const TIMESTAMP_EXPONENT: i32 = -9;
 
-/// The most that a guest may have asked for and not been told yet: it must not fill the memory of
-/// its host. It is what `PROTOCOL_ATTRIBUTES` says.
+/// The most delayed responses that a guest may wait for: it must not fill the memory of its host.
+/// `PROTOCOL_ATTRIBUTES` says this number.
 pub(super) const MAX_PENDING: usize = 64;
 
-/// How much later than the answer to its command a delayed response is sent at least, unless it is
-/// there sooner. One that comes at once overtakes the answer in Linux, which has a complaint for
-/// that: the two queues' interrupts have no order.
+/// A delayed response goes out this much later than the answer to its command, or after the
+/// conversion, if that is shorter. One that went out at once could overtake the answer in Linux,
+/// which complains about that: the interrupts of the two queues have no order.
 const HEAD_START: Duration = Duration::from_millis(5);
 
-/// How often a sensor is read for trip points that says nothing of intervals.
+/// How often the device reads a sensor for its trip points if the sensor has no interval.
 const USUAL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// In which direction a trip point is crossed.
@@ -90,21 +98,21 @@ impl TripPoint {
     }
 }
 
-/// What a guest has made of a sensor.
+/// How a guest has configured a sensor.
 #[derive(Debug)]
 struct State {
-    /// Updates are told only while it is on. It is off at first: Linux's driver for IIO subscribes
-    /// long before somebody reads. A reading is made, and trip points are looked after, whether it
-    /// is on or not: Linux's driver for hwmon turns nothing on.
+    /// The guest gets updates only while the sensor is on. It is off at first: Linux's driver for
+    /// IIO subscribes long before somebody reads. Reading it and its trip points work whether it is
+    /// on or not: Linux's driver for hwmon turns nothing on.
     enabled: bool,
     timestamps: bool,
     interval: Duration,
     trips: BTreeMap<u8, TripPoint>,
     tell_trips: bool,
     tell_updates: bool,
-    /// When it is to be read next, if it is to be.
+    /// When the device reads it next, if it does.
     due: Option<Instant>,
-    /// The hub knows that the guest wants readings at this interval.
+    /// The interval at which the guest wants readings, as the hub knows it.
     wanted: Option<Duration>,
 }
 
@@ -145,7 +153,7 @@ impl State {
     }
 }
 
-/// A reading that is to be told later.
+/// A reading that the platform tells later.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     command: Header,
@@ -174,7 +182,7 @@ impl Sensors {
         self.states.get_mut(sensor.index).ok_or(Status::NotFound)
     }
 
-    /// The sensor is read from now on as its state says.
+    /// From now on, reads the sensor as its state says.
     fn schedule(&mut self, cx: Context<'_>, sensor: &Found<'_, Sensor>) -> Result<(), Status> {
         let state = self.state(sensor)?;
         let wanted = state.is_read().then(|| state.period());
@@ -189,7 +197,7 @@ impl Sensors {
         }
         let id = ResourceId::Sensor(sensor.number);
         cx.hub.watch(id, cx.guest, wanted.is_some());
-        // Who may only read it does not change how often the hardware has something to tell.
+        // A guest that may only read the sensor does not change how often its hardware samples.
         if sensor.may_control() {
             cx.hub.want_readings(sensor.number, cx.guest, wanted);
         }
@@ -203,7 +211,7 @@ impl Sensors {
         states.chain(pending).min()
     }
 
-    /// Makes a reading that is due. False when there is none.
+    /// Makes one reading that is due. False if none is.
     pub(super) fn work(
         &mut self,
         cx: Context<'_>,
@@ -234,12 +242,12 @@ impl Sensors {
             let due = state.due.filter(|due| *due <= now)?;
             Some((due, index, state))
         });
-        // What has waited longest: else a slow sensor would be due again before those behind it
-        // have been read.
+        // The one that has waited longest goes first: otherwise a slow sensor would be due again
+        // before those behind it have been read.
         let Some((_, index, state)) = due.min_by_key(|&(due, ..)| due) else {
             return Ok(false);
         };
-        // One that is missed is not made up for.
+        // A reading that was missed stays missed.
         state.due = Some(now + state.period());
         if let Some(found) = self.view.at(sensors, index) {
             self.look(&found, outbox)?;
@@ -309,18 +317,17 @@ impl Sensors {
         }
         let (rising, falling) = (control & 1 != 0, control & 2 != 0);
         let trips = &mut self.state(sensor)?.trips;
-        match rising || falling {
-            true => trips.insert(
-                number,
-                TripPoint {
-                    value,
-                    rising,
-                    falling,
-                    above: None,
-                },
-            ),
-            false => trips.remove(&number),
-        };
+        if rising || falling {
+            let point = TripPoint {
+                value,
+                rising,
+                falling,
+                above: None,
+            };
+            trips.insert(number, point);
+        } else {
+            trips.remove(&number);
+        }
         Ok(self.schedule(cx, sensor)?)
     }
 
@@ -345,11 +352,12 @@ impl Sensors {
         }
         let wanted = interval::decode(config >> 16, config >> 11);
         let now = self.state(sensor)?.interval;
-        // What there is already, or nothing in particular, is never wrong.
-        let interval = match wanted.is_zero() || interval::encode(now) == interval::encode(wanted) {
-            true => now,
-            false => interval::round(&sensor.kind.intervals, wanted, rounding)
-                .ok_or(Status::OutOfRange)?,
+        // The present interval, and none in particular, are never wrong.
+        let interval = if wanted.is_zero() || interval::encode(now) == interval::encode(wanted) {
+            now
+        } else {
+            let rounded = interval::round(&sensor.kind.intervals, wanted, rounding);
+            rounded.ok_or(Status::OutOfRange)?
         };
         let state = self.state(sensor)?;
         state.enabled = config & ENABLED != 0;
@@ -373,7 +381,7 @@ impl Sensors {
                 Ok(())
             }
             ASYNC => {
-                cx.needs_p2a()?;
+                cx.require_p2a()?;
                 let conversion = sensor.kind.conversion.ok_or(Status::NotSupported)?;
                 if self.pending.len() + outbox.responses() >= MAX_PENDING {
                     return Err(Status::Busy.into());
@@ -407,9 +415,10 @@ impl Sensors {
             (9, kind.timestamps),
             (8, extended),
         ]);
-        let timestamps = match kind.timestamps {
-            true => interval::exponent_bits(TIMESTAMP_EXPONENT) << 10,
-            false => 0,
+        let timestamps = if kind.timestamps {
+            interval::exponent_bits(TIMESTAMP_EXPONENT) << 10
+        } else {
+            0
         };
         let trips = if cx.p2a { kind.trip_points } else { 0 };
         let high = match scalar {
@@ -429,7 +438,7 @@ impl Sensors {
     }
 }
 
-/// A reading, made. It is on the stack: a command for one costs no allocation.
+/// A reading. It is on the stack: a command for one costs no allocation.
 struct Readings {
     values: [i64; Shape::MAX_AXES],
     width: usize,
@@ -452,7 +461,7 @@ impl Readings {
         Ok(())
     }
 
-    /// The same behind some words, for what is told later.
+    /// The same behind some words, for a message that goes out later.
     fn behind(&self, head: &[u32]) -> Vec<u8> {
         let mut bytes: Vec<_> = head.iter().flat_map(|word| word.to_le_bytes()).collect();
         // There is room for as many as there may be.
@@ -469,9 +478,10 @@ fn read(sensor: &Found<'_, Sensor>, timestamps: bool) -> host::Result<Readings> 
         .kind
         .driver
         .read(values.get_mut(..width).unwrap_or_default())?;
-    let time = match timestamps {
-        true => reading.timestamp.unwrap_or_else(since_boot),
-        false => Duration::ZERO,
+    let time = if timestamps {
+        reading.timestamp.unwrap_or_else(since_boot)
+    } else {
+        Duration::ZERO
     };
     Ok(Readings {
         values,
@@ -516,10 +526,10 @@ fn describe_axis(axis: &Axis, position: usize, results: &mut Results<'_>) -> Res
         unit_and_scale(&axis.quantity),
     ])?;
     results.short_name(&axis.name)?;
-    match extended {
-        true => describe_range(&axis.quantity, results),
-        false => Ok(()),
+    if extended {
+        describe_range(&axis.quantity, results)?;
     }
+    Ok(())
 }
 
 /// A part of the axes of a sensor that has some.
@@ -566,18 +576,11 @@ fn list_intervals(intervals: &Intervals, skip: u32, results: &mut Results<'_>) -
 impl Protocol for Sensors {
     const ID: u8 = 0x15;
     const VERSION: u32 = 0x3_0001;
-    const LAST: u8 = AXIS_NAME_GET;
+    const LAST: u8 = SensorCommand::AxisNameGet as u8;
+    type Command = SensorCommand;
 
     fn is_there(&self) -> bool {
         !self.view.is_empty()
-    }
-
-    fn has(&self, cx: Context<'_>, message: u8) -> bool {
-        match message {
-            TRIP_POINT_NOTIFY | TRIP_POINT_CONFIG | CONTINUOUS_UPDATE_NOTIFY => cx.p2a,
-            DESCRIPTION_GET..=AXIS_NAME_GET => true,
-            _ => false,
-        }
     }
 
     fn attributes(&self, cx: Context<'_>, results: &mut Results<'_>) -> Done {
@@ -588,7 +591,7 @@ impl Protocol for Sensors {
         Ok(())
     }
 
-    fn command(&mut self, cx: Context<'_>, call: Call<'_, '_>) -> Done {
+    fn command(&mut self, cx: Context<'_>, command: SensorCommand, call: Call<'_, '_>) -> Done {
         let Call {
             header,
             arguments,
@@ -596,8 +599,8 @@ impl Protocol for Sensors {
             outbox,
         } = call;
         let sensors = &cx.hub.platform().sensors;
-        match header.message() {
-            DESCRIPTION_GET => {
+        match command {
+            SensorCommand::DescriptionGet => {
                 let [skip] = arguments.words()?;
                 let view = &self.view;
                 let part = Part {
@@ -611,7 +614,7 @@ impl Protocol for Sensors {
                     Self::describe(cx, &found, results)
                 })?;
             }
-            TRIP_POINT_NOTIFY => {
+            SensorCommand::TripPointNotify => {
                 let [id, enable] = arguments.words()?;
                 let found = self.view.find(sensors, id)?;
                 let wanted = is_subscription(enable)?;
@@ -624,38 +627,38 @@ impl Protocol for Sensors {
                 self.state(&found)?.tell_trips = wanted;
                 self.schedule(cx, &found)?;
             }
-            TRIP_POINT_CONFIG => {
+            SensorCommand::TripPointConfig => {
                 let [id, control, low, high] = arguments.words()?;
                 let found = self.view.find(sensors, id)?;
                 let value = u64::from(high) << 32 | u64::from(low);
                 self.set_trip_point(cx, &found, control, value.cast_signed())?;
             }
-            READING_GET => {
+            SensorCommand::ReadingGet => {
                 let [id, flags] = arguments.words()?;
                 let found = self.view.find(sensors, id)?;
                 self.reading(cx, (header, &found), flags, results, outbox)?;
             }
-            AXIS_DESCRIPTION_GET => {
+            SensorCommand::AxisDescriptionGet => {
                 let [id, skip] = arguments.words()?;
                 let found = self.view.find(sensors, id)?;
                 list_axes(&found, skip, results, describe_axis)?;
             }
-            LIST_UPDATE_INTERVALS => {
+            SensorCommand::ListUpdateIntervals => {
                 let [id, skip] = arguments.words()?;
                 let found = self.view.find(sensors, id)?;
                 list_intervals(&found.kind.intervals, skip, results)?;
             }
-            CONFIG_GET => {
+            SensorCommand::ConfigGet => {
                 let [id] = arguments.words()?;
                 let found = self.view.find(sensors, id)?;
                 results.word(self.state(&found)?.config())?;
             }
-            CONFIG_SET => {
+            SensorCommand::ConfigSet => {
                 let [id, config] = arguments.words()?;
                 let found = self.view.find(sensors, id)?;
                 self.set_config(cx, &found, config)?;
             }
-            CONTINUOUS_UPDATE_NOTIFY => {
+            SensorCommand::ContinuousUpdateNotify => {
                 let [id, enable] = arguments.words()?;
                 let found = self.view.find(sensors, id)?;
                 let wanted = is_subscription(enable)?;
@@ -668,8 +671,8 @@ impl Protocol for Sensors {
                 self.state(&found)?.tell_updates = wanted;
                 self.schedule(cx, &found)?;
             }
-            NAME_GET => self.view.tell_name(sensors, arguments, results)?,
-            _ => {
+            SensorCommand::NameGet => self.view.tell_name(sensors, arguments, results)?,
+            SensorCommand::AxisNameGet => {
                 let [id, skip] = arguments.words()?;
                 let found = self.view.find(sensors, id)?;
                 list_axes(&found, skip, results, |axis, position, results| {

@@ -2,15 +2,22 @@
 
 use std::time::Duration;
 
-use super::agent::{Call, Context, Protocol, is_subscription};
 use super::outbox::{Outbox, Subject};
-use super::wire::{Done, PLATFORM, Results, Status, bits};
+use super::protocol::{Call, Context, Protocol, commands};
+use super::wire::{Done, PLATFORM, Results, Status, bits, is_subscription};
 use crate::host::{Access, Guest, Resource, SystemPower, SystemState};
 use crate::hub::{Hub, SystemRequest};
 
-const STATE_SET: u8 = 0x3;
-const STATE_GET: u8 = 0x4;
-const STATE_NOTIFY: u8 = 0x5;
+commands! {
+    /// The commands of the system power protocol.
+    enum SystemCommand {
+        StateSet = 0x3,
+        StateGet = 0x4,
+    }
+    if p2a {
+        StateNotify = 0x5,
+    }
+}
 
 /// The notification `SYSTEM_POWER_STATE_NOTIFIER`.
 const STATE_NOTIFIER: u8 = 0x0;
@@ -44,9 +51,10 @@ impl System {
             return;
         }
         let subject = Subject::of(Self::ID, STATE_NOTIFIER, 0);
-        let timeout = match request.graceful {
-            true => u32::try_from(self.timeout.as_millis()).unwrap_or(u32::MAX),
-            false => 0,
+        let timeout = if request.graceful {
+            u32::try_from(self.timeout.as_millis()).unwrap_or(u32::MAX)
+        } else {
+            0
         };
         let flags = u32::from(request.graceful);
         outbox.notify_words(subject, [PLATFORM, flags, number(request.state), timeout]);
@@ -77,26 +85,18 @@ fn state(number: u32) -> Result<SystemState, Status> {
 impl Protocol for System {
     const ID: u8 = 0x12;
     const VERSION: u32 = 0x2_0001;
-    const LAST: u8 = STATE_NOTIFY;
+    const LAST: u8 = SystemCommand::StateNotify as u8;
+    type Command = SystemCommand;
 
     fn is_there(&self) -> bool {
         self.access >= Access::Read
     }
 
-    fn has(&self, cx: Context<'_>, message: u8) -> bool {
-        match message {
-            STATE_SET => self.drives,
-            STATE_GET => true,
-            STATE_NOTIFY => cx.p2a,
-            _ => false,
-        }
-    }
-
-    fn message_attributes(&self, message: u8) -> u32 {
-        match message {
-            // A reset without power being off, and sleep.
-            STATE_SET => bits([(31, true), (30, true)]),
-            _ => 0,
+    fn message_attributes(&self, command: SystemCommand) -> Option<u32> {
+        match command {
+            // It knows a reset without power being off, and sleep.
+            SystemCommand::StateSet => self.drives.then_some(bits([(31, true), (30, true)])),
+            SystemCommand::StateGet | SystemCommand::StateNotify => Some(0),
         }
     }
 
@@ -105,15 +105,15 @@ impl Protocol for System {
         Ok(())
     }
 
-    fn command(&mut self, cx: Context<'_>, call: Call<'_, '_>) -> Done {
+    fn command(&mut self, cx: Context<'_>, command: SystemCommand, call: Call<'_, '_>) -> Done {
         let Call {
-            header,
             arguments,
             results,
             outbox,
+            ..
         } = call;
-        match header.message() {
-            STATE_SET => {
+        match command {
+            SystemCommand::StateSet => {
                 let [flags, wanted] = arguments.words()?;
                 if self.access < Access::Control {
                     return Err(Status::Denied.into());
@@ -127,12 +127,12 @@ impl Protocol for System {
                 let driver = driver.ok_or(Status::NotSupported)?;
                 driver.request(cx.guest, wanted, flags == GRACEFUL)?;
             }
-            STATE_GET => {
+            SystemCommand::StateGet => {
                 arguments.none()?;
-                // It could not ask else.
+                // Otherwise it could not ask.
                 results.word(number(SystemState::PowerUp))?;
             }
-            _ => {
+            SystemCommand::StateNotify => {
                 let [enable] = arguments.words()?;
                 self.subscribed = is_subscription(enable)?;
                 if !self.subscribed {

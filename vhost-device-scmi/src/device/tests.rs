@@ -51,6 +51,12 @@ const ALL: [u8; 10] = [
     PINCTRL,
 ];
 
+const NOT_SUPPORTED: i32 = -1;
+const INVALID_PARAMETERS: i32 = -2;
+const DENIED: i32 = -3;
+const NOT_FOUND: i32 = -4;
+const OUT_OF_RANGE: i32 = -5;
+
 // Of the simulated platform.
 const CPU_TEMP: u32 = 0;
 const FAN: u32 = 5;
@@ -308,10 +314,8 @@ impl Bench {
         let sim: &dyn Simulated = driver.simulated().unwrap();
         let parts = sim.parts();
         // What the world does to it, where it has several parts.
-        let part = match parts.iter().any(|(part, _)| *part == "power") {
-            true => "power",
-            false => parts[0].0,
-        };
+        let has_power = parts.iter().any(|(part, _)| *part == "power");
+        let part = if has_power { "power" } else { parts[0].0 };
         sim.set(part, value).unwrap();
         hub.changed(id, None);
         self.run();

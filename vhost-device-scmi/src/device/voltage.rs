@@ -1,16 +1,22 @@
 //! The voltage domain protocol (0x17).
 
-use super::agent::{Call, Context, Found, Protocol, View};
+use super::protocol::{Call, Context, Protocol, commands};
+use super::view::{Found, View};
 use super::wire::{Choice, Done, Results, Status, bits, is_long};
 use crate::host::{Levels, ResourceId, Voltage};
 
-const DOMAIN_ATTRIBUTES: u8 = 0x3;
-const DESCRIBE_LEVELS: u8 = 0x4;
-const CONFIG_SET: u8 = 0x5;
-const CONFIG_GET: u8 = 0x6;
-const LEVEL_SET: u8 = 0x7;
-const LEVEL_GET: u8 = 0x8;
-const DOMAIN_NAME_GET: u8 = 0x9;
+commands! {
+    /// The commands of the voltage domain protocol.
+    enum VoltageCommand {
+        DomainAttributes = 0x3,
+        DescribeLevels = 0x4,
+        ConfigSet = 0x5,
+        ConfigGet = 0x6,
+        LevelSet = 0x7,
+        LevelGet = 0x8,
+        DomainNameGet = 0x9,
+    }
+}
 
 /// The mode of a domain that is off, and of one that is on.
 const OFF: u32 = 0;
@@ -46,14 +52,11 @@ impl Voltages {
 impl Protocol for Voltages {
     const ID: u8 = 0x17;
     const VERSION: u32 = 0x2_0001;
-    const LAST: u8 = DOMAIN_NAME_GET;
+    const LAST: u8 = VoltageCommand::DomainNameGet as u8;
+    type Command = VoltageCommand;
 
     fn is_there(&self) -> bool {
         !self.view.is_empty()
-    }
-
-    fn has(&self, _cx: Context<'_>, message: u8) -> bool {
-        (DOMAIN_ATTRIBUTES..=DOMAIN_NAME_GET).contains(&message)
     }
 
     fn attributes(&self, _cx: Context<'_>, results: &mut Results<'_>) -> Done {
@@ -61,27 +64,24 @@ impl Protocol for Voltages {
         Ok(())
     }
 
-    fn command(&mut self, cx: Context<'_>, call: Call<'_, '_>) -> Done {
+    fn command(&mut self, cx: Context<'_>, command: VoltageCommand, call: Call<'_, '_>) -> Done {
         let Call {
-            header,
-            arguments,
-            results,
-            ..
+            arguments, results, ..
         } = call;
         let domains = &cx.hub.platform().voltages;
-        match header.message() {
-            DOMAIN_ATTRIBUTES => {
+        match command {
+            VoltageCommand::DomainAttributes => {
                 let [id] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 results.word(bits([(30, is_long(found.name))]))?;
                 results.short_name(found.name)?;
             }
-            DESCRIBE_LEVELS => {
+            VoltageCommand::DescribeLevels => {
                 let [id, skip] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 Self::describe_levels(&found, skip, results)?;
             }
-            CONFIG_SET => {
+            VoltageCommand::ConfigSet => {
                 let [id, config] = arguments.words()?;
                 let found = self.view.find(domains, id)?.controlled()?;
                 let enabled = match config {
@@ -89,22 +89,20 @@ impl Protocol for Voltages {
                     OFF => false,
                     _ => return Err(Status::InvalidParameters.into()),
                 };
-                match found.kind.gate {
-                    true => {
-                        let id = ResourceId::Voltage(found.number);
-                        cx.hub.wish_enabled(id, cx.guest, enabled)?;
-                    }
-                    false if enabled => {}
-                    false => return Err(Status::NotSupported.into()),
+                if found.kind.gate {
+                    let id = ResourceId::Voltage(found.number);
+                    cx.hub.wish_enabled(id, cx.guest, enabled)?;
+                } else if !enabled {
+                    return Err(Status::NotSupported.into());
                 }
             }
-            CONFIG_GET => {
+            VoltageCommand::ConfigGet => {
                 let [id] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 let enabled = !found.kind.gate || found.kind.driver.is_enabled()?;
                 results.word(if enabled { ON } else { OFF })?;
             }
-            LEVEL_SET => {
+            VoltageCommand::LevelSet => {
                 let [id, flags, level] = arguments.words()?;
                 let found = self.view.find(domains, id)?.controlled()?;
                 match flags {
@@ -120,12 +118,12 @@ impl Protocol for Voltages {
                 let id = ResourceId::Voltage(found.number);
                 cx.hub.changed(id, Some(cx.guest));
             }
-            LEVEL_GET => {
+            VoltageCommand::LevelGet => {
                 let [id] = arguments.words()?;
                 let found = self.view.find(domains, id)?;
                 results.word(word(found.kind.driver.level()?))?;
             }
-            _ => self.view.tell_name(domains, arguments, results)?,
+            VoltageCommand::DomainNameGet => self.view.tell_name(domains, arguments, results)?,
         }
         Ok(())
     }

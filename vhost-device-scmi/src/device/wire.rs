@@ -146,7 +146,7 @@ impl From<NoRoom> for Failure {
     }
 }
 
-/// What handling a command comes to.
+/// How a command ends.
 pub(super) type Done = Result<(), Failure>;
 
 /// The payload of a command.
@@ -341,6 +341,15 @@ pub(super) fn is_long(name: &str) -> bool {
 pub(super) fn bits<const N: usize>(bits: [(u32, bool); N]) -> u32 {
     let set = bits.into_iter().filter(|(_, set)| *set);
     set.fold(0, |word, (bit, _)| word | 1 << bit)
+}
+
+/// Whether a command that subscribes or unsubscribes does the one or the other.
+pub(super) fn is_subscription(word: u32) -> Result<bool, Status> {
+    match word {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Status::InvalidParameters),
+    }
 }
 
 /// The head of most lists: how many there are in bits 0 to 11, and in bits 16 to 31 how many are

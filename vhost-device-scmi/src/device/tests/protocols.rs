@@ -7,7 +7,7 @@ use super::*;
 /// A command of every message that names a resource of the simulated platform: its protocol, its
 /// number, arguments that are good, where among them the resource is, and whether it changes
 /// something.
-const MESSAGES: [(u8, u8, &[u32], usize, bool); 56] = [
+const MESSAGES: [(u8, u8, &[u32], usize, bool); 63] = [
     (POWER, 0x3, &[0], 0, false),
     (POWER, 0x4, &[0, 0, 0], 1, true),
     (POWER, 0x5, &[0], 0, false),
@@ -51,11 +51,18 @@ const MESSAGES: [(u8, u8, &[u32], usize, bool); 56] = [
     (VOLTAGE, 0x3, &[0], 0, false),
     (VOLTAGE, 0x4, &[0, 0], 0, false),
     (VOLTAGE, 0x5, &[0, 7], 0, true),
+    (VOLTAGE, 0x6, &[0], 0, false),
     (VOLTAGE, 0x7, &[0, 0, 1_000_000], 0, true),
     (VOLTAGE, 0x8, &[0], 0, false),
+    (VOLTAGE, 0x9, &[0], 0, false),
     (POWERCAP, 0x3, &[0], 0, false),
+    (POWERCAP, 0x4, &[0], 0, false),
     (POWERCAP, 0x5, &[0, 0, 2_000_000], 0, true),
+    (POWERCAP, 0x6, &[0], 0, false),
     (POWERCAP, 0x7, &[0, 0, 2000], 0, true),
+    (POWERCAP, 0x8, &[0], 0, false),
+    (POWERCAP, 0x9, &[0], 0, false),
+    (POWERCAP, 0xa, &[0, 1], 0, false),
     (POWERCAP, 0xb, &[0, 1, 1, 2], 0, false),
     (PINCTRL, 0x3, &[0, 0], 0, false),
     (PINCTRL, 0x4, &[0, 1, 0], 0, false),
@@ -65,6 +72,27 @@ const MESSAGES: [(u8, u8, &[u32], usize, bool); 56] = [
     (PINCTRL, 0x8, &[0, 0], 0, true),
     (PINCTRL, 0x9, &[0, 0], 0, false),
 ];
+
+/// The same for messages that name no resource.
+const OTHER_MESSAGES: [(u8, u8, &[u32]); 9] = [
+    (BASE, 0x3, &[]),
+    (BASE, 0x4, &[]),
+    (BASE, 0x5, &[]),
+    (BASE, 0x6, &[0]),
+    (BASE, 0x7, &[0]),
+    (SYSTEM, 0x3, &[1, 0]),
+    (SYSTEM, 0x4, &[]),
+    (SYSTEM, 0x5, &[1]),
+    (SENSOR, 0x3, &[0]),
+];
+
+/// All messages of single protocols, with good arguments.
+fn messages() -> impl Iterator<Item = (u8, u8, &'static [u32])> {
+    let of_resources = MESSAGES.into_iter();
+    of_resources
+        .map(|(protocol, message, arguments, ..)| (protocol, message, arguments))
+        .chain(OTHER_MESSAGES)
+}
 
 fn restrict(platform: &mut Platform, permissions: &Permissions) {
     let all = || permissions.clone();
@@ -109,18 +137,56 @@ fn restrict(platform: &mut Platform, permissions: &Permissions) {
 #[test]
 fn test_every_message_takes_what_is_good() {
     let mut bench = Bench::new();
-    for (protocol, message, arguments, ..) in MESSAGES {
+    for (protocol, message, arguments) in messages() {
         let status = bench.status(protocol, message, arguments);
         assert_eq!(status, 0, "{protocol:#x} {message:#x}");
-        assert_eq!(bench.words(protocol, 0x2, &[message.into()]), [0]);
+        let attributes = match (protocol, message) {
+            (SYSTEM, 0x3) => 3 << 30,
+            _ => 0,
+        };
+        let said = bench.words(protocol, 0x2, &[message.into()]);
+        assert_eq!(said, [attributes]);
     }
-    assert_eq!(bench.words(SYSTEM, 0x2, &[0x3]), [3 << 30]);
+}
+
+#[test]
+fn test_a_message_has_attributes_exactly_when_its_command_is_done() {
+    let benches = [
+        Bench::new(),
+        Bench::without_events(&hub(|_| {}), 0),
+        Bench::on(
+            &hub(|platform| platform.system.as_mut().unwrap().kind.driver = None),
+            0,
+        ),
+    ];
+    for mut bench in benches {
+        for (protocol, message) in ALL
+            .into_iter()
+            .flat_map(|protocol| (0..=u8::MAX).map(move |message| (protocol, message)))
+        {
+            let of_all = matches!(message, 0x0..=0x2 | 0x10);
+            let mut known = messages().filter(|known| (known.0, known.1) == (protocol, message));
+            let known = known.next();
+            let arguments = known.map_or(&[][..], |(.., arguments)| arguments);
+            let said = bench.status(protocol, 0x2, &[message.into()]);
+            let status = bench.status(protocol, message, arguments);
+            let what = format!("{protocol:#x} {message:#x}: {said}, {status}");
+            if said == 0 {
+                assert!(of_all || known.is_some(), "{what}: add it to `MESSAGES`");
+                assert!(of_all || status == 0, "{what}");
+                assert!(![NOT_SUPPORTED, NOT_FOUND].contains(&status), "{what}");
+            } else {
+                assert_eq!(said, NOT_FOUND, "{what}");
+                assert!([NOT_SUPPORTED, NOT_FOUND].contains(&status), "{what}");
+            }
+        }
+    }
 }
 
 #[test]
 fn test_every_message_of_a_wrong_length_is_a_protocol_error() {
     let mut bench = Bench::new();
-    for (protocol, message, arguments, ..) in MESSAGES {
+    for (protocol, message, arguments) in messages() {
         let good = bytes(arguments);
         let longer = [&*good, &[0; 8]].concat();
         for length in (0..longer.len()).chain([longer.len(), 128, 129, 5000]) {
@@ -166,11 +232,11 @@ fn test_who_may_read_changes_nothing() {
     let before = states(&hub);
     for (protocol, message, arguments, _, changes) in MESSAGES {
         let status = bench.status(protocol, message, arguments);
-        let expected = match changes {
-            false => 0,
+        let expected = match (changes, protocol) {
+            (false, _) => 0,
             // As the domain's attributes have said.
-            true if protocol == POWER => -1,
-            true => -3,
+            (true, POWER) => NOT_SUPPORTED,
+            (true, _) => DENIED,
         };
         assert_eq!(status, expected, "{protocol:#x} {message:#x}");
     }

@@ -3,12 +3,6 @@
 
 use super::*;
 
-const NOT_SUPPORTED: i32 = -1;
-const INVALID_PARAMETERS: i32 = -2;
-const DENIED: i32 = -3;
-const NOT_FOUND: i32 = -4;
-const OUT_OF_RANGE: i32 = -5;
-
 fn expect(bench: &mut Bench, cases: &[(u8, u8, &[u32], i32)]) {
     for &(protocol, message, arguments, status) in cases {
         let got = bench.status(protocol, message, arguments);
