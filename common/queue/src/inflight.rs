@@ -278,47 +278,53 @@ impl Inflight {
         }
     }
 
-    /// The next chain: one that was in flight before, or a new one, which is from now on.
+    /// The next chain: one that was in flight before, or a new one. Nothing is noted of it until
+    /// [`Inflight::advance`].
     #[cold]
-    pub(crate) fn take(
-        &mut self,
+    pub(crate) fn peek(
+        &self,
         kind: &mut Kind,
         chain: &mut Chain,
         memory: &GuestMemory,
     ) -> Option<(Ticket, Result<(), ChainError>)> {
-        match (&mut self.tracker, kind) {
-            (Tracker::Split(tracker), Kind::Split(ring)) => {
-                if let Some(ticket) = tracker.replay(ring) {
-                    return Some((ticket, chain.walk(ring, memory, ticket.id)));
+        match (&self.tracker, kind) {
+            (Tracker::Split(tracker), Kind::Split(ring)) => match tracker.replay(ring) {
+                Some(ticket) => Some((ticket, chain.walk(ring, memory, ticket.id))),
+                None => ring.peek_carefully(chain, memory),
+            },
+            (Tracker::Packed(tracker), Kind::Packed(ring)) => match tracker.replay(ring) {
+                Some((ticket, descriptors)) => {
+                    let walked = chain.walk_copied(memory, ring.indirect(), descriptors);
+                    Some((ticket, walked))
                 }
-                let taken = ring.take_carefully(chain, memory)?;
-                tracker.took(&taken.0);
-                Some(taken)
-            }
-            (Tracker::Packed(tracker), Kind::Packed(ring)) => {
-                if let Some((ticket, descriptors)) = tracker.replay(ring) {
-                    let walked = chain.walk_copied(memory, ring.indirect(), &descriptors);
-                    return Some((ticket, walked));
-                }
-                let first = ring.next_avail();
-                let taken = ring.take_carefully(chain, memory)?;
-                tracker.took(ring, first, &taken.0);
-                Some(taken)
-            }
+                None => ring.peek_carefully(chain, memory),
+            },
             // They are made together.
             _ => None,
         }
     }
 
+    /// Takes the chain that was peeked at last. A new one is in flight from now on.
+    #[cold]
+    pub(crate) fn advance(&mut self, kind: &mut Kind, ticket: &Ticket) {
+        match (&mut self.tracker, kind) {
+            (Tracker::Split(tracker), Kind::Split(ring)) => tracker.advance(ring, ticket),
+            (Tracker::Packed(tracker), Kind::Packed(ring)) => tracker.advance(ring, ticket),
+            _ => {}
+        }
+    }
+
     /// Passes over the next request that was in flight before, without a look at its chain.
     pub(crate) fn pass(&mut self, kind: &mut Kind) -> Option<Ticket> {
-        match (&mut self.tracker, kind) {
+        let ticket = match (&self.tracker, &*kind) {
             (Tracker::Split(tracker), Kind::Split(ring)) => tracker.replay(ring),
             (Tracker::Packed(tracker), Kind::Packed(ring)) => {
                 tracker.replay(ring).map(|(ticket, _)| ticket)
             }
             _ => None,
-        }
+        }?;
+        self.advance(kind, &ticket);
+        Some(ticket)
     }
 
     /// A chain is answered: part of the next batch.

@@ -46,5 +46,5 @@ pub use inflight::{InflightError, InflightRegion, QueueInflight};
 pub use log::{DirtyLog, QueueLog};
 pub use memory::GuestMemory;
 pub use queue::{Queue, Stopped};
-pub use request::{Kept, Request};
+pub use request::{Kept, Peeked, Request};
 pub use ring::{Addresses, Config, MAX_QUEUE_SIZE, RingError, checked_size};

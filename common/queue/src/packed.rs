@@ -337,15 +337,12 @@ impl PackedRing {
         }
     }
 
-    /// Passes over the next `entries` descriptors: their chain is known already. The position of
-    /// the first.
-    pub(crate) fn pass(&mut self, entries: u16) -> u64 {
-        let position = self.taken;
+    /// Passes over the next `entries` descriptors: their chain is known already.
+    pub(crate) fn pass(&mut self, entries: u16) {
         self.taken += u64::from(entries);
         self.next_avail = self.next_avail.after(entries, self.size);
         // Nothing behind them was looked for.
         self.seen = 0;
-        position
     }
 
     /// Looks for available descriptors, as far as the cache line of the next one goes. Whether
@@ -369,9 +366,10 @@ impl PackedRing {
         true
     }
 
-    /// The next chain, if the quick walk can follow it.
+    /// The next chain, if the quick walk can follow it. It stays in the ring until
+    /// [`PackedRing::advance`].
     #[inline(always)]
-    pub(crate) fn take<'a>(
+    pub(crate) fn peek<'a>(
         &mut self,
         quick: &'a mut Quick,
         memory: &'a GuestMemory,
@@ -398,22 +396,27 @@ impl PackedRing {
         }
     }
 
-    /// The next descriptors are taken: a chain with this id.
+    /// What the next descriptors are: a chain with this id.
     #[inline]
-    fn ticket(&mut self, id: u16, entries: u16) -> Ticket {
-        let ticket = Ticket {
+    fn ticket(&self, id: u16, entries: u16) -> Ticket {
+        Ticket {
             id,
             entries,
             position: self.taken,
-        };
-        self.seen = self.seen.saturating_sub(entries);
-        self.next_avail = self.next_avail.after(entries, self.size);
-        self.taken = ticket.end();
-        ticket
+        }
     }
 
-    /// The next chain, collected in `chain`, or what is wrong with it.
-    pub(crate) fn take_carefully(
+    /// Takes the chain that was peeked at last.
+    #[inline]
+    pub(crate) fn advance(&mut self, ticket: &Ticket) {
+        self.seen = self.seen.saturating_sub(ticket.entries);
+        self.next_avail = self.next_avail.after(ticket.entries, self.size);
+        self.taken = ticket.end();
+    }
+
+    /// The next chain, collected in `chain`, or what is wrong with it. It stays in the ring until
+    /// [`PackedRing::advance`].
+    pub(crate) fn peek_carefully(
         &mut self,
         chain: &mut Chain,
         memory: &GuestMemory,

@@ -5,12 +5,12 @@ use crate::inflight::QueueInflight;
 use crate::log::QueueLog;
 use crate::memory::GuestMemory;
 use crate::quick::Quick;
-use crate::request::{Kept, Register, Request};
+use crate::request::{Kept, Peeked, Register, Request};
 use crate::ring::{Addresses, Config, Ring, RingError};
 
 /// The device's side of one virtqueue.
 ///
-/// The owner's loop: [`look`](Queue::look) once, [`pop`](Queue::pop) until `None`,
+/// The owner's loop: [`look`](Queue::look) once, [`pop`](Queue::pop) (or [`peek`](Queue::peek)) until `None`,
 /// [`publish`](Queue::publish) and call if it says so; when there is nothing more,
 /// [`arm`](Queue::arm), and sleep only if it returns false.
 ///
@@ -138,6 +138,40 @@ impl Queue {
             &mut self.ring,
             &mut self.register,
         )))
+    }
+
+    /// The next request, left where it is: [`Peeked::take`] takes it. One that is dropped stays in
+    /// the ring as if nobody had looked at it, so a device may find out how large it is, or what it
+    /// says, before it decides. While one is left in the ring, [`Queue::arm`] returns true: a device
+    /// that wants none for now leaves the queue disarmed.
+    ///
+    /// The driver may change what it has made available for as long as it is there. What a peek
+    /// shows counts for its own [`Peeked::take`], and not for the next peek.
+    ///
+    /// # Errors
+    /// As for [`Queue::pop`]: a chain that breaks a rule is not left in the ring.
+    #[inline]
+    pub fn peek<'a>(
+        &'a mut self,
+        memory: &'a GuestMemory,
+    ) -> Option<Result<Peeked<'a>, ChainError>> {
+        if self.is_full() {
+            return None;
+        }
+        let (ticket, buffers) = match self.ring.peek(&mut self.quick, memory) {
+            Some(peeked) => peeked,
+            None => match self.ring.peek_carefully(&mut self.chain, memory)? {
+                Ok(ticket) => (ticket, self.chain.buffers()),
+                Err(error) => return Some(Err(error)),
+            },
+        };
+        Some(Ok(Peeked {
+            ticket,
+            memory,
+            buffers,
+            ring: &mut self.ring,
+            register: &mut self.register,
+        }))
     }
 
     #[inline]

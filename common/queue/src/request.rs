@@ -112,6 +112,50 @@ impl Drop for Request<'_> {
     }
 }
 
+/// A request that is still in the ring. It stays there unless it is taken.
+#[derive(Debug)]
+#[must_use = "a request that is not taken stays in the ring"]
+pub struct Peeked<'a> {
+    pub(crate) ticket: Ticket,
+    pub(crate) memory: &'a GuestMemory,
+    pub(crate) buffers: Buffers<'a>,
+    pub(crate) ring: &'a mut Ring,
+    pub(crate) register: &'a mut Register,
+}
+
+impl<'a> Peeked<'a> {
+    /// What the driver sent, from the beginning.
+    #[inline]
+    pub fn reader(&self) -> Reader<'a> {
+        Reader::new(self.memory, &self.buffers)
+    }
+
+    /// How many bytes the driver sent.
+    #[inline]
+    pub fn readable_len(&self) -> usize {
+        self.buffers.readable_len
+    }
+
+    /// How many bytes the answer may have.
+    #[inline]
+    pub fn writable_len(&self) -> usize {
+        self.buffers.writable_len
+    }
+
+    /// Takes the request out of the ring.
+    #[inline]
+    pub fn take(self) -> Request<'a> {
+        self.ring.advance(&self.ticket);
+        Request::new(
+            self.ticket,
+            self.memory,
+            self.buffers,
+            self.ring,
+            self.register,
+        )
+    }
+}
+
 /// A request that a device holds on to. Dropping it returns it to the driver with length 0.
 #[derive(Debug)]
 pub struct Kept {

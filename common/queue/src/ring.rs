@@ -275,7 +275,7 @@ impl Ring {
         either!(&self.kind, ring => ring.taken())
     }
 
-    /// Looks for new chains. Whether [`Ring::take`] will give any.
+    /// Looks for new chains. Whether [`Ring::peek`] will give any.
     #[inline]
     pub(crate) fn look(&mut self) -> Result<bool, RingError> {
         if self.has_replays() {
@@ -287,7 +287,21 @@ impl Ring {
         }
     }
 
-    /// Takes the next chain, if the quick walk can follow it and nothing is noted of it.
+    /// The next chain, if the quick walk can follow it and nothing is to be noted of it. It stays in
+    /// the ring until [`Ring::advance`].
+    #[inline(always)]
+    pub(crate) fn peek<'a>(
+        &mut self,
+        quick: &'a mut Quick,
+        memory: &'a GuestMemory,
+    ) -> Option<(Ticket, Buffers<'a>)> {
+        if !self.plain && self.inflight.is_some() {
+            return None;
+        }
+        either!(&mut self.kind, ring => ring.peek(quick, memory))
+    }
+
+    /// The same, and takes it.
     #[inline(always)]
     pub(crate) fn take<'a>(
         &mut self,
@@ -297,10 +311,46 @@ impl Ring {
         if !self.plain && self.inflight.is_some() {
             return None;
         }
-        either!(&mut self.kind, ring => ring.take(quick, memory))
+        either!(&mut self.kind, ring => {
+            let (ticket, buffers) = ring.peek(quick, memory)?;
+            ring.advance(&ticket);
+            Some((ticket, buffers))
+        })
     }
 
-    /// Takes the next chain, collected in `chain`, or what is wrong with it: then it is answered.
+    /// Takes the chain that was peeked at last.
+    #[inline]
+    pub(crate) fn advance(&mut self, ticket: &Ticket) {
+        match &mut self.inflight {
+            None => either!(&mut self.kind, ring => ring.advance(ticket)),
+            Some(inflight) => inflight.advance(&mut self.kind, ticket),
+        }
+    }
+
+    /// The next chain, collected in `chain`. It stays in the ring until [`Ring::advance`]. A chain
+    /// that breaks a rule does not: it is taken and answered, and what is wrong with it is returned.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn peek_carefully(
+        &mut self,
+        chain: &mut Chain,
+        memory: &GuestMemory,
+    ) -> Option<Result<Ticket, ChainError>> {
+        let (ticket, walked) = match &mut self.inflight {
+            None => either!(&mut self.kind, ring => ring.peek_carefully(chain, memory)),
+            Some(inflight) => inflight.peek(&mut self.kind, chain, memory),
+        }?;
+        if let Err(error) = walked {
+            self.advance(&ticket);
+            // A descriptor that does not exist cannot be returned.
+            let len = (!matches!(error, ChainError::Head { .. })).then_some(0);
+            self.finish(Answer { ticket, len });
+            return Some(Err(error));
+        }
+        Some(Ok(ticket))
+    }
+
+    /// The same, and takes it.
     #[cold]
     #[inline(never)]
     pub(crate) fn take_carefully(
@@ -308,17 +358,11 @@ impl Ring {
         chain: &mut Chain,
         memory: &GuestMemory,
     ) -> Option<Result<Ticket, ChainError>> {
-        let (ticket, walked) = match &mut self.inflight {
-            None => either!(&mut self.kind, ring => ring.take_carefully(chain, memory)),
-            Some(inflight) => inflight.take(&mut self.kind, chain, memory),
-        }?;
-        if let Err(error) = walked {
-            // A descriptor that does not exist cannot be returned.
-            let len = (!matches!(error, ChainError::Head { .. })).then_some(0);
-            self.finish(Answer { ticket, len });
-            return Some(Err(error));
+        let peeked = self.peek_carefully(chain, memory)?;
+        if let Ok(ticket) = &peeked {
+            self.advance(ticket);
         }
-        Some(Ok(ticket))
+        Some(peeked)
     }
 
     /// Returns a chain to the driver, which sees it with the next [`Ring::publish`].

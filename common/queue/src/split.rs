@@ -206,10 +206,11 @@ impl SplitRing {
         u16::from_le(self.avail.u16(offset).load(Ordering::Relaxed))
     }
 
-    /// The next chain that [`SplitRing::look`] saw, if the quick walk can follow it.
+    /// The next chain that [`SplitRing::look`] saw, if the quick walk can follow it. It stays in the
+    /// ring until [`SplitRing::advance`].
     #[inline(always)]
-    pub(crate) fn take<'a>(
-        &mut self,
+    pub(crate) fn peek<'a>(
+        &self,
         quick: &'a mut Quick,
         memory: &'a GuestMemory,
     ) -> Option<(Ticket, Buffers<'a>)> {
@@ -235,21 +236,26 @@ impl SplitRing {
         Some((self.ticket(head), buffers))
     }
 
-    /// The next entry is taken, of the chain with this head.
+    /// What the next entry is, of the chain with this head.
     #[inline]
-    fn ticket(&mut self, head: u16) -> Ticket {
-        let position = self.taken;
-        self.taken += 1;
+    fn ticket(&self, head: u16) -> Ticket {
         Ticket {
             id: head,
             entries: 1,
-            position,
+            position: self.taken,
         }
     }
 
+    /// Takes the chain that was peeked at last.
+    #[inline]
+    pub(crate) fn advance(&mut self, ticket: &Ticket) {
+        self.taken = ticket.end();
+    }
+
     /// The next chain that [`SplitRing::look`] saw, collected in `chain`, or what is wrong with it.
-    pub(crate) fn take_carefully(
-        &mut self,
+    /// It stays in the ring until [`SplitRing::advance`].
+    pub(crate) fn peek_carefully(
+        &self,
         chain: &mut Chain,
         memory: &GuestMemory,
     ) -> Option<(Ticket, Result<(), ChainError>)> {
@@ -267,13 +273,11 @@ impl SplitRing {
         Some((ticket, walked))
     }
 
-    /// Passes over the next entry: its chain is known already. The entry's position.
-    pub(crate) fn pass(&mut self) -> u64 {
-        let position = self.taken;
+    /// Passes over the next entry: its chain is known already.
+    pub(crate) fn pass(&mut self) {
         self.taken += 1;
         // Nothing behind it was looked for.
         self.seen = self.taken;
-        position
     }
 
     /// Descriptor `index` of the table, read once; `None` when there is no such descriptor.

@@ -232,17 +232,24 @@ impl<R: Ring + Clone> Device<'_, R> {
         })
     }
 
-    fn keep_next(&mut self) -> bool {
+    /// Looks at the next request, and leaves it where it is. What it says.
+    fn peek_next(&mut self) -> Option<u64> {
         if !self.queue.look().unwrap() {
-            return false;
+            return None;
         }
-        let popped = self.queue.pop(&self.world.device_memory);
-        popped.is_some_and(|request| {
-            let mut request = request.unwrap();
-            let id = request.reader().read_obj().unwrap();
-            self.kept.push((id, request.keep()));
-            true
-        })
+        let peeked = self.queue.peek(&self.world.device_memory)?;
+        Some(peeked.unwrap().reader().read_obj().unwrap())
+    }
+
+    fn keep_next(&mut self) -> bool {
+        let Some(id) = self.peek_next() else {
+            return false;
+        };
+        let peeked = self.queue.peek(&self.world.device_memory);
+        let mut request = peeked.unwrap().unwrap().take();
+        assert_eq!(request.reader().read_obj(), Ok(id));
+        self.kept.push((id, request.keep()));
+        true
     }
 
     fn do_kept(&mut self, index: usize) -> u64 {
@@ -258,6 +265,7 @@ impl<R: Ring + Clone> Device<'_, R> {
             match random.below(8) {
                 0..=2 => {
                     self.do_next();
+                    self.peek_next();
                 }
                 3..=4 => {
                     self.keep_next();
@@ -512,6 +520,47 @@ fn killed_while_it_stops<R: Ring + Clone>(setup: Setup) {
 fn v10_a_device_is_killed_while_it_stops() {
     killed_while_it_stops::<SplitRing>(SPLIT);
     killed_while_it_stops::<PackedRing>(PACKED);
+}
+
+/// A request that is looked at is not noted, and one that was in flight before comes again.
+fn nothing_is_noted_before_it_is_taken<R: Ring + Clone>(setup: Setup) {
+    for outlives_stop in [false, true] {
+        let world = World::<R>::new(Setup {
+            outlives_stop,
+            ..setup
+        });
+        let mut driver = world.driver.clone();
+        world.submit(&mut driver, 3);
+        let mut device = world.device();
+        assert!(device.keep_next());
+        let before = world.state();
+        assert_eq!(device.peek_next(), Some(1));
+        assert_eq!(world.state(), before, "noted, though it was not taken");
+        drop(device);
+
+        // 0 is in flight, and 1 is in the ring.
+        let mut device = world.device();
+        let before = world.state();
+        assert_eq!(device.peek_next(), Some(0));
+        assert_eq!(device.peek_next(), Some(0));
+        assert_eq!(world.state(), before);
+        assert!(device.keep_next());
+        assert_eq!(device.peek_next(), Some(1));
+        let stopped = device.stop();
+        assert!(stopped.more);
+
+        // What stays in the region comes from there, and otherwise from the ring.
+        let mut device = world.device();
+        while device.keep_next() {}
+        let kept: Vec<_> = device.kept.iter().map(|(id, _)| *id).collect();
+        assert_eq!(kept, [0, 1, 2]);
+    }
+}
+
+#[test]
+fn v10_a_request_that_is_looked_at_is_not_in_flight() {
+    nothing_is_noted_before_it_is_taken::<SplitRing>(SPLIT);
+    nothing_is_noted_before_it_is_taken::<PackedRing>(PACKED);
 }
 
 /// After answers out of order the driver's ring is no longer what is in flight. An index stands
@@ -815,6 +864,9 @@ fn any_bytes_are_survived<R: Ring + Clone>(setup: Setup) {
         begun += 1;
         let mut taken = 0;
         while let Ok(true) = queue.look() {
+            if random.below(2) == 0 {
+                let _left = queue.peek(&world.device_memory);
+            }
             let Some(_answered) = queue.pop(&world.device_memory).map(drop) else {
                 break;
             };

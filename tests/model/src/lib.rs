@@ -85,6 +85,8 @@ enum Step {
     /// The device answers what it sees, each request in this way, from the first again behind the
     /// last.
     Serve(Vec<Answer>),
+    /// The device looks at the next request, and takes it to answer it, or leaves it.
+    Peek(Option<Answer>),
     /// The device answers one that it keeps.
     Resume {
         which: u8,
@@ -244,6 +246,7 @@ impl<R: Ring> World<R> {
             } => self.add(readable, writable, *kind),
             Step::Publish => self.publish(),
             Step::Serve(answers) => self.serve(answers),
+            Step::Peek(answer) => self.peek(*answer),
             Step::Resume { which, answer } => self.resume(*which, *answer),
             Step::Collect => self.collect(),
             Step::Arm => self.arm(),
@@ -366,7 +369,8 @@ impl<R: Ring> World<R> {
         );
     }
 
-    fn serve(&mut self, answers: &[Answer]) {
+    /// The device wakes up and looks whether there are requests.
+    fn look(&mut self) {
         self.disarm();
         let looked = self.queue.look();
         assert!(looked.is_ok() || self.corrupt, "{looked:?}");
@@ -375,6 +379,44 @@ impl<R: Ring> World<R> {
             looked == Ok(there) || self.corrupt,
             "{looked:?}, not {there}"
         );
+    }
+
+    fn peek(&mut self, answer: Option<Answer>) {
+        self.look();
+        let position = self.next;
+        let is_due = self.published > position;
+        match self.queue.peek(&self.memory) {
+            None => assert!(!is_due || self.corrupt, "there is a request"),
+            // It has gone back.
+            Some(Err(why)) => {
+                assert!(self.corrupt, "{why}");
+                self.next += 1;
+            }
+            Some(Ok(peeked)) => {
+                let asked = self.order.get(position);
+                let asked = asked.and_then(|slot| self.asked.get_mut(slot));
+                let asked = asked.filter(|_| !self.corrupt);
+                assert!(asked.is_some() || self.corrupt, "nobody has asked this");
+                if let Some(asked) = &asked {
+                    let mut sent = vec![0; peeked.readable_len()];
+                    peeked
+                        .reader()
+                        .read_exact(&mut sent)
+                        .expect("as many as there are");
+                    assert_eq!((&sent, peeked.writable_len()), (&asked.sent, asked.room));
+                }
+                if let Some(answer) = answer {
+                    self.next += 1;
+                    let kept = handle(peeked.take(), answer, asked);
+                    self.kept.extend(kept.map(|kept| (kept, position)));
+                }
+            }
+        }
+        self.answer();
+    }
+
+    fn serve(&mut self, answers: &[Answer]) {
+        self.look();
         let mut answers = answers.iter().cycle();
         while let Some(popped) = self.queue.pop(&self.memory) {
             let position = self.next;

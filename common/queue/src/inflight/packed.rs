@@ -354,12 +354,12 @@ impl Tracker {
     }
 
     /// The next request that was in flight before, and its descriptors.
-    pub(super) fn replay(&mut self, ring: &mut PackedRing) -> Option<(Ticket, Box<[Words]>)> {
+    pub(super) fn replay(&self, ring: &PackedRing) -> Option<(Ticket, &[Words])> {
         let Replay {
             entries,
             descriptors,
             ..
-        } = self.replays.pop_front()?;
+        } = self.replays.front()?;
         let id = descriptors.last().map_or(0, |[_, rest]| {
             // Its bits 32 to 47.
             (u64::from_le(*rest) >> 32) as u16
@@ -367,14 +367,25 @@ impl Tracker {
         let ticket = Ticket {
             id,
             entries: entries.num,
-            position: ring.pass(entries.num),
+            position: ring.taken(),
         };
-        self.chains.insert(ticket.position, entries);
         Some((ticket, descriptors))
     }
 
+    /// The next request is taken: the first of those that were in flight before, or else a new one.
+    pub(super) fn advance(&mut self, ring: &mut PackedRing, ticket: &Ticket) {
+        if let Some(Replay { entries, .. }) = self.replays.pop_front() {
+            ring.pass(ticket.entries);
+            self.chains.insert(ticket.position, entries);
+        } else {
+            let first = ring.next_avail();
+            ring.advance(ticket);
+            self.took(ring, first, ticket);
+        }
+    }
+
     /// A new request is in flight, from the descriptor in `first` on.
-    pub(super) fn took(&mut self, ring: &PackedRing, first: Place, ticket: &Ticket) {
+    fn took(&mut self, ring: &PackedRing, first: Place, ticket: &Ticket) {
         let num = ticket.entries;
         if num > self.free {
             // Only a driver that breaks the rules has more in flight than the ring is long. It is

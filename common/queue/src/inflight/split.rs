@@ -150,17 +150,27 @@ impl Tracker {
     }
 
     /// The next request that was in flight before.
-    pub(super) fn replay(&mut self, ring: &mut SplitRing) -> Option<Ticket> {
-        let head = self.replays.pop_front()?;
+    pub(super) fn replay(&self, ring: &SplitRing) -> Option<Ticket> {
+        let head = self.replays.front()?;
         Some(Ticket {
-            id: head,
+            id: *head,
             entries: 1,
-            position: ring.pass(),
+            position: ring.taken(),
         })
     }
 
+    /// The next request is taken: the first of those that were in flight before, or else a new one.
+    pub(super) fn advance(&mut self, ring: &mut SplitRing, ticket: &Ticket) {
+        if self.replays.pop_front().is_some() {
+            ring.pass();
+        } else {
+            ring.advance(ticket);
+            self.took(ticket);
+        }
+    }
+
     /// A new request is in flight.
-    pub(super) fn took(&mut self, ticket: &Ticket) {
+    fn took(&mut self, ticket: &Ticket) {
         let head = ticket.id;
         // A head that does not exist is never given back.
         if head < self.size {
