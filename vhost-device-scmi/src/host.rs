@@ -3,10 +3,10 @@
 //! A platform is made once, before a guest comes: all files that a driver needs are open by
 //! then, and nothing is opened later. It is shared by all guests, each with a thread of its own:
 //! a driver is `Sync`, its methods take `&self`, and what it remembers is behind a lock of its
-//! own, held for a moment. Where hardware can be accessed by one guest at a time only, they take
-//! [turns](vhost_device_backend::Turns), so that none waits for longer than one access of each that came before
-//! it. What belongs to one guest (subscriptions, trip
-//! points, its view of the resources) is in that guest's device and never here.
+//! own, held for a moment. Where only one guest at a time can access hardware, they take
+//! [turns](vhost_device_backend::Turns), so that none waits for longer than one access of each that
+//! came before it. What belongs to one guest (subscriptions, trip points, its view of the
+//! resources) is in that guest's device and never here.
 //!
 //! A driver does not wait for anything but its hardware, and for that no longer than an access
 //! takes. It gets values that were checked against the resource's description: a clock's rate is

@@ -30,7 +30,7 @@ pub enum LoadError {
     /// It cannot be read.
     #[error("cannot read the platform file")]
     Read(#[from] io::Error),
-    /// It is larger than any that is of use.
+    /// It is larger than any useful one.
     #[error("the platform file has more than {MAX_FILE} bytes")]
     TooLong,
     /// It says something wrong, or names what cannot be opened.
@@ -55,7 +55,7 @@ struct Problem {
     /// The key that is wrong, where the span is that of another one in the same table.
     beside: &'static str,
     reason: String,
-    /// Whose it is, where the resource is made all the same.
+    /// The resource that has it, if the platform has that all the same.
     resource: Option<ResourceId>,
 }
 
@@ -70,16 +70,16 @@ impl Problem {
     }
 }
 
-/// What is found right, or a problem.
+/// Something that is right, or a problem.
 type Checked<T> = Result<T, Problem>;
 
-/// Where the host's files are, and what is done with them.
+/// Where the host's files are, and what the daemon does with them.
 #[derive(Clone, Copy, Debug)]
-struct Place<'a> {
+struct Site<'a> {
     root: &'a Root,
     /// The directory of the file: what its paths are relative to.
     base: &'a Path,
-    /// They are only looked at, and need not be there.
+    /// It only looks at them, and they need not be there.
     looks: bool,
 }
 
@@ -160,7 +160,7 @@ fn read(
         return Err(LoadError::TooLong);
     }
     let base = path.parent().unwrap_or(Path::new(""));
-    parse(&Place { root, base, looks }, &text, guests)
+    parse(&Site { root, base, looks }, &text, guests)
 }
 
 /// The parser's reason, for people who know no types of Rust; `key` is where it is.
@@ -179,12 +179,13 @@ fn in_words(reason: &str, key: &str) -> String {
     ];
     let last = key.rsplit('.').next().unwrap_or(key);
     if reason.ends_with("expected a sequence") {
-        return match build::LISTS.contains(&key) {
-            true => format!("write [[{key}]], with two brackets each: there may be several"),
-            false => format!("write {last} = […], a list"),
+        return if build::LISTS.contains(&key) {
+            format!("write [[{key}]], with two brackets each: there may be several")
+        } else {
+            format!("write {last} = […], a list")
         };
     }
-    // A list of them is taken for the keys of one.
+    // The parser takes a list of these for the keys of one.
     let mut single = build::SINGLES.iter();
     if let Some(table) = single.find(|table| key.starts_with(&format!("{table}["))) {
         return format!("write [{table}], with one bracket: there is one");
@@ -209,9 +210,9 @@ fn in_words(reason: &str, key: &str) -> String {
     }
 }
 
-/// The platform that a text describes, and what of it could not be looked at.
+/// The platform that a text describes, and what of it is not on this machine.
 fn parse(
-    place: &Place<'_>,
+    site: &Site<'_>,
     text: &[u8],
     guests: Guest,
 ) -> Result<(Platform, Vec<NotHere>), LoadError> {
@@ -231,7 +232,7 @@ fn parse(
         let key = locate::key(text, &span);
         Problem::at(&span, in_words(error.message(), &key))
     });
-    let built = file.and_then(|file| build::platform(place, file, guests));
+    let built = file.and_then(|file| build::platform(site, file, guests));
     let located = |problem: Problem| {
         let (line, key) = locate::find(text, &problem.span, problem.beside);
         NotHere {

@@ -1,4 +1,5 @@
-//! What goes over the queues: messages of DEN0056 as the SCMI device carries them (VIRTIO 1.4 §5.17).
+//! What goes over the queues: messages of DEN0056 as the SCMI device carries them (VIRTIO 1.4
+//! §5.17).
 //!
 //! A message is a header of 32 bits with a payload behind it, all little-endian. The payload of
 //! an answer begins with a status.

@@ -1,11 +1,13 @@
-//! What stands for hardware that `--check` has looked at, here or not, and that no guest is given.
+//! Drivers in place of hardware that `--check` has looked at, whether it found it or not.
+//!
+//! No guest has them: `--check` only asks what they are called, and each access fails.
 
 use super::{
     Driver, Error, Limits, PerformanceDriver, PowerDriver, PowerState, PowercapDriver, Reading,
     ResetDriver, Result, SensorDriver, VoltageDriver,
 };
 
-/// Hardware that was looked at: what it is, as for [`Driver::backing`].
+/// Hardware that `--check` has looked at: what it is, as for [`Driver::backing`].
 #[derive(Clone, Debug)]
 pub struct Looked(pub String);
 
@@ -15,86 +17,46 @@ impl Driver for Looked {
     }
 }
 
-impl SensorDriver for Looked {
-    fn read(&self, _values: &mut [i64]) -> Result<Reading> {
-        Err(Error::NotFound)
-    }
+/// Implements drivers all of whose methods fail.
+macro_rules! looked {
+    ($($driver:ident { $($method:ident($($argument:ty)?) -> $value:ty,)* })*) => {$(
+        impl $driver for Looked {
+            $(fn $method(&self $(, _: $argument)?) -> Result<$value> {
+                Err(Error::NotFound)
+            })*
+        }
+    )*};
 }
 
-impl PowerDriver for Looked {
-    fn state(&self) -> Result<PowerState> {
-        Err(Error::NotFound)
+looked! {
+    SensorDriver {
+        read(&mut [i64]) -> Reading,
     }
-
-    fn set_state(&self, _state: PowerState) -> Result<()> {
-        Err(Error::NotFound)
+    PowerDriver {
+        state() -> PowerState,
+        set_state(PowerState) -> (),
     }
-}
-
-impl PerformanceDriver for Looked {
-    fn level(&self) -> Result<usize> {
-        Err(Error::NotFound)
+    PerformanceDriver {
+        level() -> usize,
+        set_level(usize) -> (),
+        limits() -> Limits,
+        set_limits(Limits) -> (),
     }
-
-    fn set_level(&self, _position: usize) -> Result<()> {
-        Err(Error::NotFound)
+    ResetDriver {
+        set_asserted(bool) -> (),
+        reset() -> (),
     }
-
-    fn limits(&self) -> Result<Limits> {
-        Err(Error::NotFound)
+    VoltageDriver {
+        level() -> i32,
+        set_level(i32) -> (),
+        is_enabled() -> bool,
+        set_enabled(bool) -> (),
     }
-
-    fn set_limits(&self, _limits: Limits) -> Result<()> {
-        Err(Error::NotFound)
-    }
-}
-
-impl ResetDriver for Looked {
-    fn set_asserted(&self, _asserted: bool) -> Result<()> {
-        Err(Error::NotFound)
-    }
-
-    fn reset(&self) -> Result<()> {
-        Err(Error::NotFound)
-    }
-}
-
-impl VoltageDriver for Looked {
-    fn level(&self) -> Result<i32> {
-        Err(Error::NotFound)
-    }
-
-    fn set_level(&self, _microvolts: i32) -> Result<()> {
-        Err(Error::NotFound)
-    }
-
-    fn is_enabled(&self) -> Result<bool> {
-        Err(Error::NotFound)
-    }
-
-    fn set_enabled(&self, _enabled: bool) -> Result<()> {
-        Err(Error::NotFound)
-    }
-}
-
-impl PowercapDriver for Looked {
-    fn cap(&self) -> Result<Option<u32>> {
-        Err(Error::NotFound)
-    }
-
-    fn set_cap(&self, _cap: Option<u32>) -> Result<()> {
-        Err(Error::NotFound)
-    }
-
-    fn pai_us(&self) -> Result<u32> {
-        Err(Error::NotFound)
-    }
-
-    fn set_pai_us(&self, _interval: u32) -> Result<()> {
-        Err(Error::NotFound)
-    }
-
-    fn power(&self) -> Result<u32> {
-        Err(Error::NotFound)
+    PowercapDriver {
+        cap() -> Option<u32>,
+        set_cap(Option<u32>) -> (),
+        pai_us() -> u32,
+        set_pai_us(u32) -> (),
+        power() -> u32,
     }
 }

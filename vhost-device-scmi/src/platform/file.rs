@@ -39,7 +39,7 @@ pub(super) struct File {
 }
 
 /// Which guests.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Who {
     All,
     None,
@@ -47,7 +47,7 @@ pub(super) enum Who {
 }
 
 /// A guest, by its number or its name.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum GuestKey {
     Number(u64),
     Name(String),
@@ -178,10 +178,10 @@ visitor!(
 
         fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Files, A::Error> {
             let GetSet { get, set } = GetSet::deserialize(MapAccessDeserializer::new(map))?;
-            match get.is_some() || set.is_some() {
-                true => Ok(Files { get, set }),
-                false => Err(A::Error::custom("it names no file: write get, set or both")),
+            if get.is_none() && set.is_none() {
+                return Err(A::Error::custom("it names no file: write get, set or both"));
             }
+            Ok(Files { get, set })
         }
     }
 );
@@ -259,6 +259,13 @@ macro_rules! table {
     };
 }
 
+/// What all tables of resources have.
+pub(super) trait Table {
+    fn name(&self) -> &Spanned<String>;
+    fn read(&self) -> &Option<Who>;
+    fn control(&self) -> &Option<Who>;
+}
+
 /// A resource: a table with a name and with who may use it.
 macro_rules! resource {
     ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty,)* }) => {
@@ -269,6 +276,20 @@ macro_rules! resource {
                 read: Option<Who>,
                 control: Option<Who>,
                 $($field: $type,)*
+            }
+        }
+
+        impl Table for $name {
+            fn name(&self) -> &Spanned<String> {
+                &self.name
+            }
+
+            fn read(&self) -> &Option<Who> {
+                &self.read
+            }
+
+            fn control(&self) -> &Option<Who> {
+                &self.control
             }
         }
     };
