@@ -131,9 +131,11 @@ impl Access {
             .iter()
             .filter(|(address, _)| *address != Address::GENERAL_CALL);
         if others.all(|(_, route)| is_free(route)) {
-            return match own(self.route(Address::GENERAL_CALL)) {
+            let general = own(self.route(Address::GENERAL_CALL));
+            return match general {
                 None => "all addresses but 0x00, the general call".to_owned(),
-                Some(_) => "all addresses".to_owned(),
+                Some(_) if is_free(&general) => "all addresses".to_owned(),
+                Some(_) => "all addresses, 0x00 (the general call) read-only".to_owned(),
             };
         }
         let mut parts = Vec::new();
@@ -278,12 +280,19 @@ mod tests {
             all.describe(0),
             "0x01-0x4f, 0x50-0x57 (read-only), 0x58-0x7f, 0x00-0x3ff (10 bits)"
         );
-        let general = Grant {
+        let general = || Grant {
             bus: 0,
             ranges: vec![Address::GENERAL_CALL..=Address::GENERAL_CALL],
         };
-        let mut all = Access::new(&["a"], &[grant(0, &[]), general]).unwrap();
+        let mut all = Access::new(&["a"], &[grant(0, &[]), general()]).unwrap();
         assert_eq!(all.describe(0), "all addresses");
+        let grants = [grant(0, &[]), general()];
+        let mut quiet = Access::new(&["a"], &grants).unwrap();
+        quiet.protect(&(Address::GENERAL_CALL..=Address::GENERAL_CALL), 2);
+        assert_eq!(
+            quiet.describe(0),
+            "all addresses, 0x00 (the general call) read-only"
+        );
         all.protect(&(Address::Seven(0x50)..=Address::Seven(0x50)), 2);
         assert!(all.describe(0).starts_with("0x00 (read-only), 0x01-0x4f, "));
     }

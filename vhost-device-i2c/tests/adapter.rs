@@ -12,7 +12,7 @@ use support::{
 };
 use vhost_device_driver::guest::{ALL_STEPS, Step};
 use vhost_device_driver::{Buffer, Driver, Frontend};
-use vhost_device_rig::opens_nothing_when_ready;
+use vhost_device_rig::{opens_nothing_when_ready, wait_until};
 
 const EEPROM: u8 = 0x50;
 const REGISTERS: u8 = 0x20;
@@ -402,6 +402,34 @@ fn test_a_guest_whose_bus_is_busy_holds_up_nobody_on_it() {
     // It makes it busy for itself each time that it is tried again.
     let write = Message::Write(TROUBLEMAKER, &[2, 255]);
     holds_up_nobody(&[(write, FAIL_NEXT), (Message::Read(TROUBLEMAKER, 1), 0)]);
+}
+
+/// Its session sleeps for longer than anybody waits, and ends all the same.
+#[test]
+fn v7_a_guest_that_leaves_a_bus_that_is_stuck_makes_room_for_the_next() {
+    let settings = ["--timeout", "3600000", "--retries", "4294967295"];
+    let daemon = Daemon::start(&[&["-c", "2", "-l", "sim"], &settings[..]].concat());
+    let mut other = daemon.guest("s1");
+    // The bus is stuck, or busy for itself each time that it is tried again.
+    for trouble in [1, 2] {
+        let mut waiting = daemon.guest("s0");
+        for (message, flags) in [
+            (Message::Write(REGISTERS, &[9, trouble]), FAIL_NEXT),
+            (Message::Write(TROUBLEMAKER, &[trouble, 255]), FAIL_NEXT),
+            (Message::Read(TROUBLEMAKER, 1), 0),
+        ] {
+            submit(&mut waiting, message, flags);
+        }
+        waiting.queues[0].notify();
+        // Soon after this message it sleeps.
+        wait_until(
+            || read_register(&mut other, REGISTERS, 9, 1) == [trouble],
+            || daemon.log(),
+        );
+        drop(waiting);
+        assert_works(&mut daemon.guest("s0"), 0x33);
+    }
+    daemon.stop();
 }
 
 #[test]

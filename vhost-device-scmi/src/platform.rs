@@ -163,6 +163,13 @@ fn read(
     parse(&Site { root, base, looks }, &text, guests)
 }
 
+/// The key that is probably meant by one that there is not: the parser names it, then all that there
+/// are, each in backticks.
+fn meant(reason: &str) -> Option<&str> {
+    let (unknown, known) = reason.strip_prefix("unknown field `")?.split_once('`')?;
+    vhost_device_daemon::nearest(unknown, known.split('`').skip(1).step_by(2))
+}
+
 /// The parser's reason, for people who know no types of Rust; `key` is where it is.
 fn in_words(reason: &str, key: &str) -> String {
     let types = [
@@ -203,6 +210,9 @@ fn in_words(reason: &str, key: &str) -> String {
     });
     if let Some(named) = named.next() {
         return named;
+    }
+    if let Some(meant) = meant(reason) {
+        return format!("{reason}; is {meant} meant?");
     }
     match reason.split_once("expected struct ") {
         Some((before, _)) => format!("{before}expected a table: write {last} = {{ … }}"),

@@ -3,6 +3,8 @@
 mod support;
 
 use std::fs::File;
+use std::io::Read;
+use std::process::Stdio;
 
 use vhost_device_driver::Buffer;
 use vhost_device_rig::opens_nothing_when_ready;
@@ -50,6 +52,18 @@ fn v9_check_says_what_each_guest_is_given() {
     let (status, text) = PROGRAM.run(&["--check", "-d", "fake,name=a"]);
     assert_eq!(status, 0, "{text}");
     assert_eq!(text.lines().count(), 2, "{text}");
+}
+
+#[test]
+fn v9_a_reader_that_has_seen_enough_of_the_check_does_not_make_it_fail() {
+    // Less than fits a pipe.
+    let mut command = PROGRAM.command();
+    command.args(["--check", "--sim", "-c", "4"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut table = child.stdout.take().unwrap();
+    table.read_exact(&mut [0]).unwrap();
+    drop(table);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

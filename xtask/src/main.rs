@@ -101,7 +101,7 @@ enum Command {
     /// that needs: bc, bison, flex, gcc, libelf-dev, make, perl, xz-utils, and a
     /// cross compiler for aarch64). Apt's own configuration is not
     /// changed. What was made stays in $XDG_CACHE_HOME/vhost-device or
-    /// ~/.cache/vhost-device (180 MB). Without anything missing, nothing is done
+    /// ~/.cache/vhost-device (160 MB). Without anything missing, nothing is done
     /// and no network is needed.
     Setup {
         /// The series of the guests' kernels

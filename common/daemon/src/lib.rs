@@ -213,11 +213,11 @@ fn print_capabilities(identity: &Identity) -> ExitCode {
 /// Prints what was asked for.
 fn print(identity: &Identity, text: impl fmt::Display) -> ExitCode {
     let mut stdout = io::stdout();
-    // At the end, what is left in its buffer would be lost without an error.
-    written(
-        identity,
-        writeln!(stdout, "{text}").and_then(|()| stdout.flush()),
-    )
+    // At once: a reader that has seen enough of it does not make it fail. At the end, what is left
+    // in its buffer would be lost without an error.
+    let text = format!("{text}\n");
+    let printed = stdout.write_all(text.as_bytes());
+    written(identity, printed.and_then(|()| stdout.flush()))
 }
 
 /// The end of a program that was to print something.

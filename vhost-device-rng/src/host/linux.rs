@@ -24,7 +24,11 @@ const SAMPLE: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// It cannot be opened.
-    #[error("cannot open {} for random bytes", .0.display())]
+    #[error(
+        "cannot open {} for random bytes: name a file that can be read, or leave --filename out to \
+         have the kernel's generator",
+        .0.display()
+    )]
     Open(PathBuf, #[source] io::Error),
     /// It is a directory, a disk or the like.
     #[error(

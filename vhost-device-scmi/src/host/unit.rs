@@ -192,7 +192,11 @@ impl FromStr for Unit {
             .map(|number| Self(number as u8))
             .ok_or_else(|| NoUnit {
                 name: name.to_owned(),
-                nearest: vhost_device_daemon::nearest(name, Self::NAMES),
+                nearest: match name {
+                    // What `celsius` counts, and not a word like it.
+                    "degrees" | "degree" | "degrees-celsius" | "°C" | "C" => Some("celsius"),
+                    _ => vhost_device_daemon::nearest(name, Self::NAMES),
+                },
             })
     }
 }
@@ -232,6 +236,7 @@ mod tests {
             ("celcius", "celsius"),
             ("Volts", "volts"),
             ("metres", "meters"),
+            ("degrees", "celsius"),
         ] {
             let error = wrong(name);
             assert!(error.ends_with(&format!("is {meant} meant?")), "{error}");

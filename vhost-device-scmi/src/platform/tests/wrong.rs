@@ -33,6 +33,12 @@ fn test_what_is_wrong_with_the_file_itself_is_told_with_line_and_key() {
             "unknown field `vendors`",
         ),
         (
+            "[[sensors]]\nname = \"a\"",
+            1,
+            "sensors",
+            "is sensor meant?",
+        ),
+        (
             "vendor = \"x\"\nsub-vendor = \"1234567890123456\"",
             2,
             "sub-vendor",
