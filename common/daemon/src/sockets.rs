@@ -358,9 +358,12 @@ mod tests {
     fn test_bind_gives_the_mode_asked_for() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
-        let _listener = bind(&path, Some(Mode::from_raw_mode(0o710))).unwrap();
-        let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o710);
+        // Those that a umask takes away, too.
+        for asked in [0o710, 0o600, 0o777, 0] {
+            let _listener = bind(&path, Some(Mode::from_raw_mode(asked))).unwrap();
+            let mode = fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, asked);
+        }
     }
 
     #[test]

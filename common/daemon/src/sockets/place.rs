@@ -39,6 +39,7 @@ use std::thread;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::umask;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::{BindReason, MAX_PATH};
@@ -265,6 +266,23 @@ fn socket() -> Result<OwnedFd, Errno> {
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
 }
 
+/// Binds a socket. Its file has `mode` from the beginning: who may write to the directory can put a
+/// link in its place, and whoever changed the mode by the name would change another file's.
+///
+/// The umask is the process's. Nobody else makes files while a daemon starts.
+fn bind(socket: &OwnedFd, address: &SocketAddrUnix, mode: Option<Mode>) -> Result<(), Errno> {
+    static UMASK: Mutex<()> = Mutex::new(());
+    let Some(mode) = mode else {
+        return rustix::net::bind(socket, address);
+    };
+    let _one_at_a_time = UMASK.lock().unwrap_or_else(PoisonError::into_inner);
+    // The kernel gives a socket's file all that the umask leaves.
+    let before = umask(!mode);
+    let bound = rustix::net::bind(socket, address);
+    umask(before);
+    bound
+}
+
 /// A place that a socket of ours has.
 #[derive(Debug)]
 pub(super) struct Taken {
@@ -296,14 +314,10 @@ impl<'a> Temporary<'a> {
 
     fn try_bind(place: &'a Place, mode: Option<Mode>) -> Result<(UnixListener, Self), Errno> {
         let socket = socket()?;
-        if let Some(mode) = mode {
-            // The file gets the socket's mode less the umask: never a wider one than asked for.
-            rustix::fs::fchmod(&socket, mode)?;
-        }
         let name = loop {
             let name = place.temporary_name()?;
             step();
-            match rustix::net::bind(&socket, &place.address(&name)?) {
+            match bind(&socket, &place.address(&name)?, mode) {
                 Ok(()) => break name,
                 Err(Errno::ADDRINUSE) => {}
                 Err(error) => return Err(error),
@@ -315,10 +329,6 @@ impl<'a> Temporary<'a> {
             name,
             identity,
         };
-        if let Some(mode) = mode {
-            // And what the umask has taken away.
-            rustix::fs::chmodat(&place.directory, &temporary.name, mode, AtFlags::empty())?;
-        }
         step();
         rustix::net::listen(&socket, BACKLOG)?;
         Ok((socket.into(), temporary))

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -349,4 +349,29 @@ fn test_temporary_names_are_told_from_others_and_fit() {
         place.take(None).unwrap();
         UnixStream::connect(&path).unwrap_err();
     }
+}
+
+#[test]
+fn test_a_link_that_comes_in_place_of_the_socket_leads_to_no_change_of_a_mode() {
+    let directory = tempfile::tempdir().unwrap();
+    let victim = directory.path().join("victim");
+    fs::write(&victim, "").unwrap();
+    let only_read = fs::Permissions::from_mode(0o400);
+    fs::set_permissions(&victim, only_read.clone()).unwrap();
+    let (path, to) = (directory.path().to_owned(), victim.clone());
+    let attack = move || {
+        for entry in fs::read_dir(&path).unwrap().map(Result::unwrap) {
+            if is_temporary(&entry.file_name()) {
+                fs::remove_file(entry.path()).unwrap();
+                symlink(&to, entry.path()).unwrap();
+            }
+        }
+    };
+    STEP.set(Some(Rc::new(attack)));
+    let place = Place::new(&directory.path().join("s")).unwrap();
+    // Whatever becomes of it.
+    let _ = place.take(Some(Mode::from_raw_mode(0o777)));
+    STEP.set(None);
+    let mode = fs::metadata(&victim).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, only_read.mode());
 }
