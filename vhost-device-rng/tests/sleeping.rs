@@ -17,9 +17,9 @@ use rustix::io::write;
 use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use support::{PROGRAM, options, request, submit};
-use vhost_device_driver::Driver;
 use vhost_device_driver::codec::Message;
-use vhost_device_driver::protocol::VHOST_USER_SET_VRING_CALL;
+use vhost_device_driver::protocol::{VHOST_USER_GET_FEATURES, VHOST_USER_SET_VRING_CALL};
+use vhost_device_driver::{Driver, Frontend};
 use vhost_device_rig::program::DEADLINE;
 use vhost_device_rig::{Daemon, wait_until};
 
@@ -54,19 +54,18 @@ fn sleeping(daemon: &Daemon, socket: &str) -> Driver {
     guest
 }
 
-/// Puts an fd into the queue of a socket's peer.
-fn queue(socket: &UnixStream, fd: BorrowedFd<'_>) {
+/// Puts an fd into the queue of a socket's peer, if that is open.
+fn try_to_queue(socket: &UnixStream, fd: BorrowedFd<'_>) -> rustix::io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let fds = [fd];
     assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
-    sendmsg(
-        socket,
-        &[IoSlice::new(b"x")],
-        &mut ancillary,
-        SendFlags::empty(),
-    )
-    .unwrap();
+    let bytes = [IoSlice::new(b"x")];
+    sendmsg(socket, &bytes, &mut ancillary, SendFlags::NOSIGNAL)
+}
+
+fn queue(socket: &UnixStream, fd: BorrowedFd<'_>) {
+    assert_eq!(try_to_queue(socket, fd), Ok(1));
 }
 
 /// `SET_VRING_CALL` for queue 0, with this fd.
@@ -133,6 +132,11 @@ fn lingering() -> (TcpStream, TcpStream) {
     (ours, theirs)
 }
 
+/// Leaves it to the daemon to close, unless that has done so before: it would take its time here.
+fn leave(fd: TcpStream) {
+    std::thread::spawn(move || drop(fd));
+}
+
 #[test]
 fn v7_a_file_descriptor_that_is_not_closed_at_once_holds_up_nobody_else() {
     let daemon = PROGRAM.start(&["-c", "2"]);
@@ -140,7 +144,8 @@ fn v7_a_file_descriptor_that_is_not_closed_at_once_holds_up_nobody_else() {
     // In the queue of the connection, which nobody reads any more when it ends.
     let half = guest(&daemon, "s0");
     half.frontend.send_raw(&[0; 4], &[fd.as_fd()]).unwrap();
-    drop((half, fd));
+    drop(half);
+    leave(fd);
     wait_until(|| mappings(&daemon) == 0, || daemon.log());
     guest(&daemon, "s1");
     guest(&daemon, "s0");
@@ -153,7 +158,7 @@ fn v7_a_session_that_closes_what_is_not_closed_at_once_ends() {
     let (fd, _reader) = lingering();
     let refused = guest(&daemon, "s");
     send_call(&refused, fd.as_fd());
-    drop(fd);
+    leave(fd);
     let socket = refused.frontend.stream();
     refused
         .frontend
@@ -174,9 +179,52 @@ fn v9_what_is_not_closed_at_once_does_not_hold_up_the_end() {
     let (refused_fd, _other_reader) = lingering();
     let refused = guest(&daemon, "s1");
     send_call(&refused, refused_fd.as_fd());
-    drop((fd, refused_fd));
+    leave(fd);
+    leave(refused_fd);
     daemon.signal(rustix::process::Signal::TERM);
     assert_eq!(daemon.wait().code(), Some(0));
     assert!(!daemon.log().contains("does not end"), "{}", daemon.log());
     drop((half, refused));
+}
+
+/// Whoever waits for a guest cannot keep the front-end that is served from being seen to leave.
+#[test]
+fn v7_front_ends_that_wait_do_not_keep_the_one_that_is_served() {
+    let daemon = PROGRAM.start(&[]);
+    for count in [1, 3, 40] {
+        let served = guest(&daemon, "s");
+        let connect = |_| UnixStream::connect(daemon.path("s")).unwrap();
+        let waiting: Vec<_> = (0..count).map(connect).collect();
+        // The last has the end of the one that is served in its queue, each other one the next's.
+        let ends = waiting[1..].iter().chain([served.frontend.stream()]);
+        for (socket, end) in waiting.iter().zip(ends) {
+            // It may have been turned away already.
+            let _ = try_to_queue(socket, end.as_fd());
+        }
+        drop((served, waiting));
+        wait_until(|| mappings(&daemon) == 0, || daemon.log());
+    }
+    guest(&daemon, "s");
+    daemon.stop();
+}
+
+#[test]
+fn v7_a_front_end_that_waits_is_served_when_the_one_before_has_left() {
+    let daemon = PROGRAM.start(&[]);
+    let served = guest(&daemon, "s");
+    let next = Frontend::connect(daemon.path("s")).unwrap();
+    let get = Message::new(VHOST_USER_GET_FEATURES, &[]);
+    next.send_message(&get, &[]).unwrap();
+    daemon.wait_for_log("another front-end has come");
+    // One that has come later and left, and one that has no business.
+    drop(UnixStream::connect(daemon.path("s")).unwrap());
+    let turned_away = UnixStream::connect(daemon.path("s")).unwrap();
+    let (fd, _reader) = lingering();
+    queue(&turned_away, fd.as_fd());
+    leave(fd);
+    daemon.wait_for_log("it has sent file descriptors before it was answered");
+    Frontend::new(turned_away).expect_closed().unwrap();
+    drop(served);
+    next.recv_reply(VHOST_USER_GET_FEATURES).unwrap();
+    daemon.stop();
 }

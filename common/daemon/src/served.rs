@@ -236,7 +236,8 @@ impl<T> Served<T> {
     }
 }
 
-fn has_left(socket: &UnixStream) -> bool {
+/// Whether nothing will come on a connection any more.
+pub(crate) fn has_left(socket: &UnixStream) -> bool {
     let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
     let mut fds = [PollFd::new(socket, gone)];
     let polled = retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())));

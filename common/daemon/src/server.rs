@@ -2,9 +2,17 @@
 //!
 //! The main thread only waits: for a signal, for a front-end on a listener and for the end of a
 //! session. While a guest is served, a front-end that comes to its listener is told of in the log,
-//! and waits in the backlog until the old session has given everything up.
+//! and waits until the old session has given everything up.
+//!
+//! It is accepted all the same. What waits in the backlog cannot be looked at, and its queue may
+//! hold the served front-end's own end of its connection as a file descriptor: nobody would see
+//! that one leave. So a front-end that waits may not have sent any file descriptor, which none does
+//! before it has had an answer, and no more than [`WAITING`] of them wait. The others are closed,
+//! by a thread that can be interrupted: what is in their queues is closed with them, and may take
+//! its time (see [`served`](crate::served)).
 
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -14,10 +22,12 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, recvmsg, sockopt};
 use vhost_device_backend::{End, Limits, Logs, Options, RateLimit, limited, serve};
 
 use crate::notify::ServiceManager;
-use crate::served::{Served, Stage};
+use crate::served::{Served, Stage, has_left};
 use crate::signals::{Signal, Signals};
 use crate::sockets::{self, Endpoint, Listener};
 use crate::{Backend, Chain, FAILURE};
@@ -28,9 +38,17 @@ const ENDED: u64 = 1;
 const FIRST_GUEST: u64 = 2;
 /// A guest's connection has the guest's number behind this.
 const FIRST_SESSION: u64 = 1 << 32;
+/// The front-ends that wait for a guest have its number behind this.
+const FIRST_WAITING: u64 = 1 << 33;
 
 /// How many events are taken from the kernel at once.
 const EVENTS: usize = 64;
+
+/// How many front-ends may wait for a guest. There is a use for one.
+const WAITING: usize = 4;
+
+/// How many front-ends of a guest may not have been closed yet until the next is accepted.
+const TURNED_AWAY: usize = 4;
 
 /// How long a listener rests when a front-end could not be accepted or served, for want of
 /// descriptors or memory: trying again at once would spin.
@@ -79,24 +97,28 @@ struct Guest {
     options: Options,
     /// `None` for a guest that came with a connected socket and is served once.
     listener: Option<Listener>,
-    state: State,
+    /// Those that have come and are not served yet, the first first.
+    waiting: VecDeque<UnixStream>,
+    /// A thread serves a front-end.
+    session: Option<Served<Result<End, SessionError>>>,
+    /// Those that will not be served, and that are not closed yet.
+    turned_away: VecDeque<UnixStream>,
+    /// A thread closes one of them.
+    closing: Option<Served<()>>,
+    /// Nobody is accepted, and no thread started, until then.
+    rests_until: Option<Instant>,
     arrivals: RateLimit,
     departures: RateLimit,
     others: RateLimit,
+    refusals: RateLimit,
     failures: RateLimit,
 }
 
-enum State {
-    /// A front-end is there already.
-    Arrived(UnixStream),
-    /// The listener is watched.
-    Listening,
-    /// The listener is left alone until then, and so is a front-end that could not be served.
-    Resting(Instant, Option<UnixStream>),
-    /// A thread serves a front-end. The listener, if there is one, is watched by edges.
-    Serving(Served<Result<End, SessionError>>),
-    /// No front-end will come any more.
-    Gone,
+/// A thread of a guest, by the guest's number.
+#[derive(Clone, Copy, Debug)]
+enum Task {
+    Session(usize),
+    Closing(usize),
 }
 
 /// Why a session broke.
@@ -108,11 +130,11 @@ enum SessionError {
     Protocol(#[from] vhost_device_backend::Error),
 }
 
-/// Tells the main loop which sessions have ended.
+/// Tells the main loop which threads have ended.
 struct Ended {
     wake: Arc<OwnedFd>,
-    sender: Sender<(usize, Stage)>,
-    receiver: Receiver<(usize, Stage)>,
+    sender: Sender<(Task, Stage)>,
+    receiver: Receiver<(Task, Stage)>,
 }
 
 impl Ended {
@@ -126,20 +148,20 @@ impl Ended {
         })
     }
 
-    /// Tells of a guest's session, on its thread.
-    fn teller(&self, guest: usize) -> impl Fn(Stage) + Send + 'static {
+    /// Tells of a guest's thread, on that thread.
+    fn teller(&self, task: Task) -> impl Fn(Stage) + Send + 'static {
         let wake = Arc::clone(&self.wake);
         let sender = self.sender.clone();
         move |stage| {
             // Neither fails while the main loop is there, and without it nobody asks.
-            let _ = sender.send((guest, stage));
+            let _ = sender.send((task, stage));
             let _ = rustix::io::write(&wake, &1_u64.to_ne_bytes());
         }
     }
 
-    /// What sessions have told since the last call.
-    fn take(&self) -> Vec<(usize, Stage)> {
-        // Emptied first: a session that tells something from here on wakes the loop again.
+    /// What threads have told since the last call.
+    fn take(&self) -> Vec<(Task, Stage)> {
+        // Emptied first: a thread that tells something from here on wakes the loop again.
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
         self.receiver.try_iter().collect()
     }
@@ -181,12 +203,23 @@ impl<B: Backend> Server<B> {
 
     fn add(&mut self, endpoint: Endpoint) -> io::Result<()> {
         let index = self.guests.len();
-        let (listener, state) = match endpoint {
+        let mut waiting = VecDeque::new();
+        let listener = match endpoint {
             Endpoint::Listener(listener) => {
-                watch(&self.epoll, &listener, FIRST_GUEST + index as u64)?;
-                (Some(listener), State::Listening)
+                // By edges: all that have come are accepted at once.
+                let token = EventData::new_u64(FIRST_GUEST + index as u64);
+                epoll::add(
+                    &self.epoll,
+                    &listener,
+                    token,
+                    EventFlags::IN | EventFlags::ET,
+                )?;
+                Some(listener)
             }
-            Endpoint::Connected(stream) => (None, State::Arrived(stream)),
+            Endpoint::Connected(stream) => {
+                waiting.push_back(stream);
+                None
+            }
         };
         self.guests.push(Guest {
             options: Options {
@@ -195,10 +228,15 @@ impl<B: Backend> Server<B> {
                 ..self.session.clone()
             },
             listener,
-            state,
+            waiting,
+            session: None,
+            turned_away: VecDeque::new(),
+            closing: None,
+            rests_until: None,
             arrivals: RateLimit::default(),
             departures: RateLimit::default(),
             others: RateLimit::default(),
+            refusals: RateLimit::default(),
             failures: RateLimit::default(),
         });
         Ok(())
@@ -233,13 +271,16 @@ impl<B: Backend> Server<B> {
         // The system closes the connections that are left when the process ends, and waits for none
         // of what front-ends have put into them.
         for guest in &mut self.guests {
-            std::mem::forget(std::mem::replace(&mut guest.state, State::Gone));
+            guest.leave_connections();
+            std::mem::forget((guest.session.take(), guest.closing.take()));
         }
         ending
     }
 
     fn serve(&mut self) -> io::Result<Ending> {
-        self.serve_arrived();
+        for index in 0..self.guests.len() {
+            self.go_on(index);
+        }
         let mut broken = false;
         let mut tokens = Vec::with_capacity(EVENTS);
         while !self.guests.iter().all(Guest::is_gone) {
@@ -264,10 +305,13 @@ impl<B: Backend> Server<B> {
                         None => {}
                     },
                     ENDED => broken |= self.take_ended(),
+                    waiting if waiting >= FIRST_WAITING => {
+                        self.go_on((waiting - FIRST_WAITING) as usize);
+                    }
                     session if session >= FIRST_SESSION => {
                         self.guests[(session - FIRST_SESSION) as usize].stirred();
                     }
-                    guest => self.accept((guest - FIRST_GUEST) as usize)?,
+                    guest => self.go_on((guest - FIRST_GUEST) as usize),
                 }
             }
             self.wake_rested();
@@ -278,15 +322,6 @@ impl<B: Backend> Server<B> {
             true => ExitCode::from(FAILURE),
             false => ExitCode::SUCCESS,
         }))
-    }
-
-    fn serve_arrived(&mut self) {
-        for index in 0..self.guests.len() {
-            match std::mem::replace(&mut self.guests[index].state, State::Gone) {
-                State::Arrived(stream) => self.spawn(index, stream),
-                state => self.guests[index].state = state,
-            }
-        }
     }
 
     /// Waits for events until `deadline`, and puts their tokens into `tokens`.
@@ -302,7 +337,7 @@ impl<B: Backend> Server<B> {
         let mut events = [const { std::mem::MaybeUninit::uninit() }; EVENTS];
         let events = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
             Ok((events, _)) => events,
-            Err(rustix::io::Errno::INTR) => return Ok(()),
+            Err(Errno::INTR) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         tokens.extend(events.iter().map(|event| event.data.u64()));
@@ -312,24 +347,24 @@ impl<B: Backend> Server<B> {
     fn end_of_rest(&self) -> Option<Instant> {
         self.guests
             .iter()
-            .filter_map(|guest| match guest.state {
-                State::Resting(until, _) => Some(until),
-                _ => None,
-            })
+            .filter_map(|guest| guest.rests_until)
             .min()
     }
 
-    /// When a session is to be looked at.
+    /// When a thread is to be looked at.
     fn next_look(&self) -> Option<Instant> {
         self.guests.iter().filter_map(Guest::next_look).min()
     }
 
-    /// Interrupts sessions that do not move although they should.
+    /// Interrupts threads that do not move although they should.
     fn look_at_sessions(&mut self) {
         let now = Instant::now();
         for guest in &mut self.guests {
-            if let State::Serving(session) = &mut guest.state {
+            if let Some(session) = &mut guest.session {
                 session.look(now);
+            }
+            if let Some(closing) = &mut guest.closing {
+                closing.look(now);
             }
         }
     }
@@ -337,102 +372,153 @@ impl<B: Backend> Server<B> {
     fn wake_rested(&mut self) {
         let now = Instant::now();
         for index in 0..self.guests.len() {
-            let State::Resting(until, waiting) = &mut self.guests[index].state else {
-                continue;
-            };
-            if *until <= now {
-                match waiting.take() {
-                    Some(stream) => self.spawn(index, stream),
-                    None => self.listen(index),
-                }
+            let rested = &mut self.guests[index].rests_until;
+            if rested.take_if(|until| *until <= now).is_some() {
+                self.go_on(index);
             }
         }
     }
 
-    /// Watches the listener of a guest, or gives the guest up if it has none.
-    fn listen(&mut self, index: usize) {
-        let Some(listener) = &self.guests[index].listener else {
-            self.guests[index].state = State::Gone;
+    /// Does for a guest what there is to do: something has happened at its listener, to those that
+    /// wait for it, or to its threads.
+    fn go_on(&mut self, index: usize) {
+        if self.guests[index].rests_until.is_some() {
             return;
-        };
-        // By levels: a front-end that came meanwhile is seen now.
-        match self.watch_listener(index, listener, EventFlags::IN) {
-            Ok(()) => self.guests[index].state = State::Listening,
-            Err(error) => self.rest(index, &error, None),
+        }
+        if let Err(error) = self.try_to_go_on(index) {
+            let guest = &mut self.guests[index];
+            limited!(
+                guest.failures,
+                Error,
+                "{}: cannot take its front-end: {error}",
+                guest.options.name
+            );
+            guest.rests_until = Some(Instant::now() + REST);
         }
     }
 
-    /// Changes how the listener of a guest is watched.
-    fn watch_listener(
-        &self,
-        index: usize,
-        listener: &Listener,
-        flags: EventFlags,
-    ) -> io::Result<()> {
-        let token = EventData::new_u64(FIRST_GUEST + index as u64);
-        epoll::modify(&self.epoll, listener, token, flags)?;
-        Ok(())
-    }
-
-    fn accept(&mut self, index: usize) -> io::Result<()> {
-        let guest = &self.guests[index];
-        let Some(listener) = &guest.listener else {
-            return Ok(());
-        };
-        match &guest.state {
-            State::Listening => {}
-            State::Serving(_) => {
-                limited!(
-                    guest.others,
-                    Warn,
-                    "{}: another front-end has come to {}, and waits until the one that is served \
-                     has left",
-                    guest.options.name,
-                    listener.name(),
-                );
+    fn try_to_go_on(&mut self, index: usize) -> io::Result<()> {
+        loop {
+            self.serve_next(index)?;
+            self.turn_away(index);
+            self.close_next(index)?;
+            if !self.accept(index)? {
                 return Ok(());
             }
-            State::Arrived(_) | State::Resting(..) | State::Gone => return Ok(()),
         }
-        match listener.accept() {
-            Ok(stream) => {
-                // By edges: each front-end that comes is told of once, those of the backlog too.
-                self.watch_listener(index, listener, EventFlags::IN | EventFlags::ET)?;
-                self.spawn(index, stream);
-            }
+    }
+
+    /// Accepts a front-end. False if there is none, or too much to do first.
+    fn accept(&mut self, index: usize) -> io::Result<bool> {
+        let guest = &mut self.guests[index];
+        let Some(listener) = &guest.listener else {
+            return Ok(false);
+        };
+        if guest.turned_away.len() >= TURNED_AWAY {
+            return Ok(false);
+        }
+        let stream = match listener.accept() {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             // The front-end left before it was accepted.
             Err(error)
                 if matches!(
                     error.kind(),
-                    io::ErrorKind::WouldBlock
-                        | io::ErrorKind::Interrupted
-                        | io::ErrorKind::ConnectionAborted
-                ) => {}
-            Err(error) => {
-                // No new edge is looked at while it rests.
-                self.watch_listener(index, listener, EventFlags::ET)?;
-                self.rest(index, &error, None);
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+                ) =>
+            {
+                return Ok(true);
+            }
+            Err(error) => return Err(error),
+        };
+        // Else the kernel would say of each message that something comes with it.
+        sockopt::set_socket_passcred(&stream, false)?;
+        if guest.session.is_some() {
+            limited!(
+                guest.others,
+                Warn,
+                "{}: another front-end has come to {}, and waits until the one that is served has \
+                 left",
+                guest.options.name,
+                listener.name(),
+            );
+        }
+        guest.waiting.push_back(stream);
+        Ok(true)
+    }
+
+    /// Sees that those that wait may do so.
+    fn turn_away(&mut self, index: usize) {
+        let guest = &mut self.guests[index];
+        let token = EventData::new_u64(FIRST_WAITING + index as u64);
+        let edges = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
+        for (place, stream) in std::mem::take(&mut guest.waiting).into_iter().enumerate() {
+            let watched = match epoll::add(&self.epoll, &stream, token, edges) {
+                Ok(()) | Err(Errno::EXIST) => Ok(()),
+                Err(error) => Err(error),
+            };
+            let why = match watched {
+                Err(_) => Some("it cannot be watched"),
+                Ok(()) if has_left(&stream) => None,
+                Ok(()) if has_file_descriptors(&stream) => {
+                    Some("it has sent file descriptors before it was answered")
+                }
+                Ok(()) if place >= WAITING => Some("too many do"),
+                Ok(()) => {
+                    guest.waiting.push_back(stream);
+                    continue;
+                }
+            };
+            if let Some(why) = why {
+                limited!(
+                    guest.refusals,
+                    Warn,
+                    "{}: a front-end that waits is turned away: {why}",
+                    guest.options.name
+                );
+            }
+            // Its file description may be in other processes, so closing it would not do.
+            let _ = epoll::delete(&self.epoll, &stream);
+            guest.turned_away.push_back(stream);
+        }
+    }
+
+    /// Has the next of those that were turned away closed, by a thread that can be interrupted.
+    fn close_next(&mut self, index: usize) -> io::Result<()> {
+        let guest = &mut self.guests[index];
+        if guest.closing.is_some() {
+            return Ok(());
+        }
+        let Some(stream) = guest.turned_away.pop_front() else {
+            return Ok(());
+        };
+        let tell = self.ended.teller(Task::Closing(index));
+        let name = guest.options.name.clone();
+        match Served::start(name, stream, tell, |stream, _| drop(stream)) {
+            Ok(mut closing) => {
+                closing.is_to_end();
+                guest.closing = Some(closing);
+                Ok(())
+            }
+            Err((error, stream)) => {
+                guest.turned_away.push_front(stream);
+                Err(error)
             }
         }
-        Ok(())
     }
 
-    /// Leaves a guest alone for a while, with its front-end if that has come.
-    fn rest(&mut self, index: usize, error: &io::Error, waiting: Option<UnixStream>) {
+    /// Starts a session for the next front-end, if the last one has left.
+    fn serve_next(&mut self, index: usize) -> io::Result<()> {
         let guest = &mut self.guests[index];
-        limited!(
-            guest.failures,
-            Error,
-            "{}: cannot take its front-end: {error}",
-            guest.options.name
-        );
-        guest.state = State::Resting(Instant::now() + REST, waiting);
-    }
-
-    /// Starts the session of a guest on a thread of its own, now or when the system has one.
-    fn spawn(&mut self, index: usize, stream: UnixStream) {
-        let tell = self.ended.teller(index);
-        let guest = &self.guests[index];
+        if guest.session.is_some() {
+            return Ok(());
+        }
+        let Some(stream) = guest.waiting.pop_front() else {
+            return Ok(());
+        };
+        // If it was watched while it waited.
+        let _ = epoll::delete(&self.epoll, &stream);
+        let tell = self.ended.teller(Task::Session(index));
         let backend = Arc::clone(&self.backend);
         let stop = Arc::clone(&self.stop);
         let mut options = guest.options.clone();
@@ -444,14 +530,16 @@ impl<B: Backend> Server<B> {
         let started = Served::start(guest.options.name.clone(), stream, tell, session);
         let served = match started {
             Ok(served) => served,
-            Err((error, stream)) => return self.rest(index, &error, Some(stream)),
+            Err((error, stream)) => {
+                guest.waiting.push_front(stream);
+                return Err(error);
+            }
         };
         // By edges: messages are for the session to read. Without it a session may sleep for long.
         let token = EventData::new_u64(FIRST_SESSION + index as u64);
         let edges = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
         let watched = served.watch(|socket| Ok(epoll::add(&self.epoll, socket, token, edges)?));
-        let guest = &mut self.guests[index];
-        guest.state = State::Serving(served);
+        guest.session = Some(served);
         if let Err(error) = watched {
             limited!(
                 guest.failures,
@@ -466,25 +554,30 @@ impl<B: Backend> Server<B> {
             "{}: front-end connected",
             guest.options.name
         );
+        Ok(())
     }
 
-    /// Hears what sessions tell. Whether one of those that have ended was broken.
+    /// Hears what threads tell. Whether one of the sessions that have ended was broken.
     fn take_ended(&mut self) -> bool {
         let mut broken = false;
-        for (guest, stage) in self.ended.take() {
-            match stage {
-                Stage::Closes => self.guests[guest].is_to_end(),
-                Stage::Ended => broken |= self.ended(guest),
+        for (task, stage) in self.ended.take() {
+            match (task, stage) {
+                (Task::Session(index), Stage::Closes) => self.guests[index].is_to_end(),
+                (Task::Session(index), Stage::Ended) => {
+                    broken |= self.guests[index].join();
+                    self.go_on(index);
+                }
+                // It was to end from the beginning.
+                (Task::Closing(_), Stage::Closes) => {}
+                (Task::Closing(index), Stage::Ended) => {
+                    if let Some(closing) = self.guests[index].closing.take() {
+                        // There is nothing in it that could panic.
+                        let _ = closing.join();
+                    }
+                    self.go_on(index);
+                }
             }
         }
-        broken
-    }
-
-    /// Clears up after the session of a guest, and watches its listener again. Tells whether it
-    /// was broken.
-    fn ended(&mut self, index: usize) -> bool {
-        let broken = self.guests[index].join();
-        self.listen(index);
         broken
     }
 
@@ -492,8 +585,9 @@ impl<B: Backend> Server<B> {
     fn stop(&mut self) -> io::Result<()> {
         self.manager.stopping();
         for guest in &mut self.guests {
-            // No front-end is to connect to a daemon that is leaving.
+            // No front-end is to connect to a daemon that is leaving, or is to be served any more.
             guest.listener = None;
+            guest.leave_connections();
         }
         // What else has a socket is the backend's, which a session that does not end holds.
         sockets::remove_files();
@@ -529,39 +623,49 @@ impl<B: Backend> Server<B> {
 }
 
 impl Guest {
+    /// No front-end will come any more, and nothing is left of those that have.
     fn is_gone(&self) -> bool {
-        matches!(self.state, State::Gone)
+        self.listener.is_none()
+            && self.waiting.is_empty()
+            && self.session.is_none()
+            && self.turned_away.is_empty()
+            && self.closing.is_none()
+    }
+
+    /// Leaves it to the end of the process to close what is not served: closing may take its time.
+    fn leave_connections(&mut self) {
+        let left = [&mut self.waiting, &mut self.turned_away].map(std::mem::take);
+        std::mem::forget(left);
     }
 
     fn is_served(&self) -> bool {
-        matches!(self.state, State::Serving(_))
+        self.session.is_some()
     }
 
     /// Something has happened on its connection.
     fn stirred(&mut self) {
-        if let State::Serving(session) = &mut self.state {
+        if let Some(session) = &mut self.session {
             session.stirred();
         }
     }
 
     /// Its session is to end, or says that it does.
     fn is_to_end(&mut self) {
-        if let State::Serving(session) = &mut self.state {
+        if let Some(session) = &mut self.session {
             session.is_to_end();
         }
     }
 
     fn next_look(&self) -> Option<Instant> {
-        match &self.state {
-            State::Serving(session) => session.next_look(),
-            _ => None,
-        }
+        let session = self.session.as_ref().and_then(Served::next_look);
+        let closing = self.closing.as_ref().and_then(Served::next_look);
+        session.into_iter().chain(closing).min()
     }
 
     /// Waits for the end of the thread, which has announced it, and logs what came of it. Tells
     /// whether the session was broken.
     fn join(&mut self) -> bool {
-        let State::Serving(thread) = std::mem::replace(&mut self.state, State::Gone) else {
+        let Some(thread) = self.session.take() else {
             return false;
         };
         let result = thread.join();
@@ -581,6 +685,17 @@ impl Guest {
         }
         broken
     }
+}
+
+/// Whether there are file descriptors in a connection's queue. They are not taken, not even for a
+/// moment: closing one may ask a file system that takes its time.
+fn has_file_descriptors(stream: &UnixStream) -> bool {
+    let mut byte = [0; 1];
+    let buffers = &mut [IoSliceMut::new(&mut byte)];
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    // There is no room for them. Nothing is in the queue if this fails.
+    let peeked = recvmsg(stream, buffers, &mut RecvAncillaryBuffer::default(), flags);
+    peeked.is_ok_and(|peeked| peeked.flags.contains(ReturnFlags::CTRUNC))
 }
 
 fn watch(epoll: &OwnedFd, fd: impl AsFd, token: u64) -> io::Result<()> {
