@@ -1,17 +1,16 @@
 //! What the guests share: the platform, what each wants of it, and the news about it.
 //!
-//! A guest's device runs on a thread of its own. What one of them changes, or the host, comes to
-//! the others through their [`Inbox`]: that a resource has changed and who did it, once for each
-//! resource however often it happened. The device looks itself at what it is now.
+//! Each guest's device runs on a thread of its own. When one guest or the host changes a resource,
+//! the other devices find that in their [`Inbox`]: which resource, and who did it, once however
+//! often it happened. A device then reads the present value itself.
 //!
-//! Where it is dangerous to do what the last guest said, each guest has a wish, and the platform
-//! does the one that serves them all: a clock, a regulator or a power domain is on for as long as
-//! one guest wants it on, and a power cap is the lowest that one of them wants.
+//! Where guests may conflict, each one's wish counts as a vote: a clock, a regulator or a power
+//! domain is on while at least one guest wants it on, and the lowest power cap holds.
 //!
-//! Hardware may be slow, and a guest waits for no other's: the locks here are held for a moment
-//! each, and never while a driver is called. Guests that change the same resource take
-//! [turns](Turns). What a guest wanted is forgotten at once when it leaves; that
-//! the hardware serves the others then is seen to on a thread that no guest waits for.
+//! Hardware may be slow, and no guest waits for another's. The hub holds each lock for a moment,
+//! and never while it calls a driver. Guests that change the same resource take [turns](Turns).
+//! When a guest leaves, the hub forgets its wishes at once; a thread that no guest waits for then
+//! sets the hardware to what the others want.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -51,7 +50,7 @@ pub struct Hub {
 /// What guests want of one resource.
 #[derive(Debug)]
 struct Shared<T> {
-    /// Had while the resource's driver is called.
+    /// A guest holds its turn while it calls the resource's driver.
     turns: Turns,
     wanted: Mutex<Wanted<T>>,
 }
@@ -239,9 +238,10 @@ impl Hub {
     pub fn watch(&self, id: ResourceId, guest: Guest, wanted: bool) {
         let mut watching = lock(&self.watching);
         let guests = watching.entry(id).or_default();
-        match wanted {
-            true => guests.insert(guest),
-            false => guests.remove(&guest),
+        if wanted {
+            guests.insert(guest)
+        } else {
+            guests.remove(&guest)
         };
     }
 
@@ -262,9 +262,10 @@ impl Hub {
     /// A guest wants, or does not want, to be told what the host wants of it.
     pub fn listen(&self, guest: Guest, wanted: bool) {
         let mut listening = lock(&self.listening);
-        match wanted {
-            true => listening.insert(guest),
-            false => listening.remove(&guest),
+        if wanted {
+            listening.insert(guest)
+        } else {
+            listening.remove(&guest)
         };
     }
 
@@ -353,7 +354,8 @@ impl Hub {
     /// A guest sets pins. None of them becomes another's before that is done.
     ///
     /// # Errors
-    /// [`Error::InUse`] when one of them is another's; then `set` is not called. Else what it says.
+    /// [`Error::InUse`] when one of them is another's; then it does not call `set`. Otherwise
+    /// what that returns.
     pub fn set_pins(
         &self,
         guest: Guest,
@@ -362,9 +364,10 @@ impl Hub {
     ) -> Result<()> {
         let owners = lock(&self.pins);
         let mut owned = pins.iter().filter_map(|pin| owners.get(pin));
-        match owned.all(|owner| *owner == guest) {
-            true => set(),
-            false => Err(Error::InUse),
+        if owned.all(|owner| *owner == guest) {
+            set()
+        } else {
+            Err(Error::InUse)
         }
     }
 

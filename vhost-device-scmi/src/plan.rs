@@ -48,8 +48,8 @@ pub fn open(args: &Args, guests: Guest) -> Result<Platform, PlanError> {
     Ok(platform)
 }
 
-/// Looks at all that the options name, and changes nothing: the platform, which no guest can be
-/// given, and what of it is not on this machine.
+/// Looks at all that the options name, and changes nothing. Returns the platform, for `--check`
+/// alone, and what of it is not on this machine.
 ///
 /// # Errors
 /// What is wrong with the options or the file.

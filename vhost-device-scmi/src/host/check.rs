@@ -28,9 +28,10 @@ type Checked = Result<(), Fault>;
 
 /// The property `key` has to be so.
 fn expect(key: &'static str, holds: bool, why: &str) -> Checked {
-    match holds {
-        true => Ok(()),
-        false => Err((key, why.to_owned())),
+    if holds {
+        Ok(())
+    } else {
+        Err((key, why.to_owned()))
     }
 }
 

@@ -379,9 +379,10 @@ impl Simulated for SimPower {
     }
 
     fn set(&self, _part: &str, text: &str) -> std::result::Result<(), String> {
-        self.0.set(match parse_switch(text)? {
-            true => PowerState::ON,
-            false => PowerState::OFF,
+        self.0.set(if parse_switch(text)? {
+            PowerState::ON
+        } else {
+            PowerState::OFF
         });
         Ok(())
     }

@@ -65,7 +65,7 @@ pub(super) fn platform(
     };
     let vendor = builder.names.vendor("vendor", file.vendor);
     let sub_vendor = builder.names.vendor("sub-vendor", file.sub_vendor);
-    // In this order it opens them: what is wrong first is what the user reads.
+    // The order in which the daemon opens them: the user reads the first problem.
     let sensors = builder.all("sensor", ResourceId::Sensor, file.sensor, Builder::sensor)?;
     let clocks = builder.all("clock", ResourceId::Clock, file.clock, Builder::clock)?;
     let powers = builder.all(

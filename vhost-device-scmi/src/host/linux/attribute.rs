@@ -184,9 +184,10 @@ fn bounded_line(value: impl fmt::Display) -> io::Result<String> {
     let mut line = String::new();
     // Writing to a string does not fail.
     let _ = writeln!(line, "{value}");
-    match line.len() <= MAX_LINE {
-        true => Ok(line),
-        false => Err(io::ErrorKind::InvalidInput.into()),
+    if line.len() <= MAX_LINE {
+        Ok(line)
+    } else {
+        Err(io::ErrorKind::InvalidInput.into())
     }
 }
 
@@ -199,9 +200,10 @@ fn write_whole(written: rustix::io::Result<usize>, line: &str) -> io::Result<()>
 
 /// A decimal number, with nothing around it.
 pub(super) fn parse_number(text: &str) -> Option<i64> {
-    match text.len() <= MAX_DIGITS {
-        true => text.parse().ok(),
-        false => None,
+    if text.len() <= MAX_DIGITS {
+        text.parse().ok()
+    } else {
+        None
     }
 }
 

@@ -48,9 +48,10 @@ pub fn look(root: &Root, spec: &LineSpec<'_>, mode: Mode) -> Opened<String> {
     let backing = format!("{} line {offset}", path.display());
     let info = uapi::get_line_info(&chip, offset)
         .map_err(|error| OpenError::open(&path, system(error)))?;
-    match info.flags.contains(LineFlags::USED) {
-        false => Ok(backing),
-        true => Err(in_use(&backing, &info)),
+    if info.flags.contains(LineFlags::USED) {
+        Err(in_use(&backing, &info))
+    } else {
+        Ok(backing)
     }
 }
 
@@ -159,12 +160,13 @@ fn find_line(chip: &File, path: &std::path::Path, wanted: &str) -> Opened<u32> {
     let info = uapi::get_chip_info(chip).map_err(|error| OpenError::open(path, system(error)))?;
     let count = info.num_lines;
     if let Ok(offset) = wanted.parse::<u32>() {
-        return match offset < count {
-            true => Ok(offset),
-            false => Err(OpenError::unfit(format!(
+        return if offset < count {
+            Ok(offset)
+        } else {
+            Err(OpenError::unfit(format!(
                 "{} has {count} lines: there is no line {offset}",
                 path.display()
-            ))),
+            )))
         };
     }
     let named = |offset: &u32| {

@@ -142,9 +142,10 @@ impl PerformanceDriver for HookPerformance {
     fn limits(&self) -> Result<Limits> {
         let (min, max) = self.limits.get()?;
         let (min, max) = (self.position(min), self.position(max));
-        match min <= max {
-            true => Ok(Limits { min, max }),
-            false => Err(self.limits.says(min, "below the highest level")),
+        if min <= max {
+            Ok(Limits { min, max })
+        } else {
+            Err(self.limits.says(min, "below the highest level"))
         }
     }
 

@@ -161,13 +161,14 @@ impl Opener<'_> {
             digits: 1,
             exponent: 0,
         };
-        let (scale, offset) = match channel.raw {
-            true => (
+        let (scale, offset) = if channel.raw {
+            (
                 self.decimal(channel, "scale")?.unwrap_or(one),
                 self.decimal(channel, "offset")?.unwrap_or_default(),
-            ),
+            )
+        } else {
             // It is computed, and may have digits behind the point: they stay as many.
-            false => (one, Decimal::default()),
+            (one, Decimal::default())
         };
         // The offset's digits behind the point are the raw number's, too.
         let behind = offset.exponent.min(0);
@@ -401,9 +402,10 @@ pub(super) fn sensors(device: &Path, channel: Option<&str>) -> Opened<Vec<Resour
         let (shape, driver) = direct(device, &names, channels)?;
         let channel = name_of(channels);
         let channel = channel.strip_prefix("in_").unwrap_or(channel);
-        let name = match alone {
-            true => called.clone(),
-            false => format!("{called}-{channel}"),
+        let name = if alone {
+            called.clone()
+        } else {
+            format!("{called}-{channel}")
         };
         Ok(Resource {
             name: tellable(&name),

@@ -47,18 +47,20 @@ pub fn open(
     let of_constraint = |what: &str| zone.join(format!("constraint_{constraint}_{what}"));
     let cap_path = of_constraint("power_limit_uw");
     let interval_path = of_constraint("time_window_us");
-    let interval_place = match interval_path.exists() {
-        true => Place::at(&interval_path, mode),
-        false => Place::MEMORY,
+    let interval_place = if interval_path.exists() {
+        Place::at(&interval_path, mode)
+    } else {
+        Place::MEMORY
     };
     let enabled_path = zone.join("enabled");
     let enabled = enabled_path
         .exists()
         .then(|| Switch::open(Place::at(&enabled_path, mode), DIGITS, true))
         .transpose()?;
-    let meter = match monitoring {
-        true => Meter::open(&zone)?,
-        false => None,
+    let meter = if monitoring {
+        Meter::open(&zone)?
+    } else {
+        None
     };
     let number = |what: &str| -> Opened<Option<u32>> {
         let attribute = Attribute::optional(&of_constraint(what))?;

@@ -119,9 +119,10 @@ impl VoltageDriver for Regulator {
     fn set_level(&self, level: i32) -> Result<()> {
         let Some(virt) = &self.virt else {
             // One that cannot be set has one level.
-            return match self.level()? == level {
-                true => Ok(()),
-                false => Err(Error::NotSupported),
+            return if self.level()? == level {
+                Ok(())
+            } else {
+                Err(Error::NotSupported)
             };
         };
         let _turn = virt.turns.take();
@@ -229,15 +230,12 @@ impl Virtual {
             // Remembered, and set when it is turned on.
             _ => 0,
         };
-        match level != 0 && level > self.max.get()? {
-            true => {
-                self.max.set(level)?;
-                self.min.set(level)
-            }
-            false => {
-                self.min.set(level)?;
-                self.max.set(level)
-            }
+        if level != 0 && level > self.max.get()? {
+            self.max.set(level)?;
+            self.min.set(level)
+        } else {
+            self.min.set(level)?;
+            self.max.set(level)
         }
     }
 }

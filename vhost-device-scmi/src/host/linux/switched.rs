@@ -53,9 +53,10 @@ impl<S: OnOff> Driver for Switched<S> {
 
 impl<S: OnOff> PowerDriver for Switched<S> {
     fn state(&self) -> Result<PowerState> {
-        Ok(match self.switch.is_on()? {
-            true => PowerState::ON,
-            false => PowerState::OFF,
+        Ok(if self.switch.is_on()? {
+            PowerState::ON
+        } else {
+            PowerState::OFF
         })
     }
 

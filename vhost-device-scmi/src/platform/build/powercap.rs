@@ -12,7 +12,7 @@ use crate::host::{PowerScale, Powercap, PowercapDriver};
 use crate::platform::file;
 use crate::platform::{Checked, Problem, Span};
 
-/// The averaging interval of a power cap when nobody says it, in microseconds.
+/// The averaging interval of a power cap if neither the file nor the kernel says it, in µs.
 const INTERVAL_US: u32 = 1_000_000;
 
 enum PowercapBacking {
@@ -80,7 +80,7 @@ impl Builder<'_> {
                         (interval, zone.monitoring, Arc::new(zone.driver))
                     }
                     None => {
-                        // What the kernel says of it is not known here.
+                        // The kernel would say its limits.
                         cap = cap.or(Some(fixed(1)));
                         let interval = interval.unwrap_or(fixed(usual));
                         (interval, measured, absent(name.clone()))

@@ -17,7 +17,7 @@ use crate::host::linux::{
 };
 use crate::host::sim::SimSensor;
 use crate::host::{Axis, Intervals, Quantity, Sensor, SensorDriver, Shape, Unit};
-use crate::platform::file::{self, Choice};
+use crate::platform::file::{self, Choice, Steps};
 use crate::platform::{Checked, Problem, Span};
 
 /// How many trip points a sensor has when the file does not say it, if it may have any.
@@ -70,35 +70,9 @@ impl Builder<'_> {
             refuse(&table.scale, why)?;
             refuse(&table.axes, why)?;
         }
-        let described = || -> Checked<Shape> {
-            let unit = table.unit.as_ref().ok_or_else(|| {
-                Problem::at(
-                    span,
-                    "it has no unit: write unit = \"celsius\", or another one",
-                )
-            })?;
-            let quantity = Quantity {
-                unit: unit
-                    .get_ref()
-                    .parse::<Unit>()
-                    .map_err(|error| Problem::at(&unit.span(), error))?,
-                scale: table.scale.as_ref().map_or(0, |scale| *scale.get_ref()),
-                resolution: None,
-                range: None,
-            };
-            Ok(match &table.axes {
-                None => Shape::Scalar(quantity),
-                Some(names) => {
-                    let axes = names.get_ref().iter().map(|name| Axis {
-                        name: name.clone(),
-                        quantity: quantity.clone(),
-                    });
-                    Shape::Axes(axes.collect())
-                }
-            })
-        };
+        let described = || described(span, &table.unit, &table.scale, &table.axes);
         let root = self.site.root;
-        // From which number to which a simulated one goes.
+        // The lowest and the highest number of a simulated one.
         let mut simulated = None;
         let scalar = |opened: Opened<(Quantity, hwmon::FileSensor)>| {
             opened.map(|(quantity, driver)| {
@@ -150,51 +124,24 @@ impl Builder<'_> {
             }
         };
         if let Some(range) = &table.range {
-            let range = range.get_ref();
-            let quantities: Vec<_> = match &mut shape {
-                Shape::Scalar(quantity) => vec![quantity],
-                Shape::Axes(axes) => axes.iter_mut().map(|axis| &mut axis.quantity).collect(),
-            };
-            for quantity in quantities {
-                quantity.range = Some((range.min, range.max));
-            }
-            if let Some((least, most)) = simulated
-                && (least < range.min || most > range.max)
-                && range.min <= range.max
-            {
-                let why = format!("its numbers are from {least} to {most}, which is not within");
-                return Err(Problem::at(&place, format!("{why} range")));
-            }
+            limit(&mut shape, range.get_ref(), simulated, &place)?;
         }
         let intervals = match &table.intervals_ms {
             None => usual_intervals(),
             Some(intervals) => to_intervals(intervals)?,
         };
-        let usual = match &intervals {
-            Intervals::Discrete(list) if !list.contains(&USUAL_INTERVAL) => list.first().copied(),
-            Intervals::Range { min, max, .. } => Some(USUAL_INTERVAL.clamp(*min, *max.max(min))),
-            Intervals::Discrete(_) => None,
+        let default_interval = match &table.default_interval_ms {
+            None => usual_interval(&intervals),
+            Some(chosen) => chosen_interval(&intervals, chosen)?,
         };
         let trip_points = match &shape {
             Shape::Scalar(_) => TRIP_POINTS,
             Shape::Axes(_) => 0,
         };
-        let chosen = match &table.default_interval_ms {
-            None => None,
-            Some(ms) => {
-                let chosen = Duration::from_millis(*ms.get_ref());
-                if !intervals.contains(chosen) {
-                    let why = "it is none of the intervals: add it to intervals-ms, or write one \
-                               of those";
-                    return Err(Problem::at(&ms.span(), why));
-                }
-                Some(chosen)
-            }
-        };
         Ok(Sensor {
             shape,
             intervals,
-            default_interval: chosen.or(usual).unwrap_or(USUAL_INTERVAL),
+            default_interval,
             trip_points: table.trip_points.unwrap_or(trip_points),
             updates: table.updates.unwrap_or(true),
             timestamps: table.timestamps.unwrap_or(true),
@@ -249,6 +196,80 @@ impl Builder<'_> {
             None => (Shape::Scalar(unknown()), absent(what)),
         })
     }
+}
+
+/// What a sensor measures, if the file says it and not the hardware.
+fn described(
+    table: &Span,
+    unit: &Option<Spanned<String>>,
+    scale: &Option<Spanned<i8>>,
+    axes: &Option<Spanned<Vec<String>>>,
+) -> Checked<Shape> {
+    let Some(unit) = unit else {
+        let why = "it has no unit: write unit = \"celsius\", or another one";
+        return Err(Problem::at(table, why));
+    };
+    let number = unit.get_ref().parse::<Unit>();
+    let quantity = Quantity {
+        unit: number.map_err(|error| Problem::at(&unit.span(), error))?,
+        scale: scale.as_ref().map_or(0, |scale| *scale.get_ref()),
+        resolution: None,
+        range: None,
+    };
+    Ok(match axes {
+        None => Shape::Scalar(quantity),
+        Some(names) => {
+            let axes = names.get_ref().iter().map(|name| Axis {
+                name: name.clone(),
+                quantity: quantity.clone(),
+            });
+            Shape::Axes(axes.collect())
+        }
+    })
+}
+
+/// Gives all that a sensor measures this range. The numbers of a simulated one have to be in it.
+fn limit(
+    shape: &mut Shape,
+    range: &Steps<i64>,
+    simulated: Option<(i64, i64)>,
+    place: &Span,
+) -> Checked<()> {
+    let quantities: Vec<_> = match shape {
+        Shape::Scalar(quantity) => vec![quantity],
+        Shape::Axes(axes) => axes.iter_mut().map(|axis| &mut axis.quantity).collect(),
+    };
+    for quantity in quantities {
+        quantity.range = Some((range.min, range.max));
+    }
+    match simulated {
+        // That the range has its ends the wrong way round is for `Platform::check`.
+        Some((least, most))
+            if (least < range.min || most > range.max) && range.min <= range.max =>
+        {
+            let why = format!("its numbers are from {least} to {most}, which is not within range");
+            Err(Problem::at(place, why))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The interval of a sensor whose default the file does not say: a second, or what is near.
+fn usual_interval(intervals: &Intervals) -> Duration {
+    match intervals {
+        Intervals::Discrete(list) if list.contains(&USUAL_INTERVAL) => USUAL_INTERVAL,
+        Intervals::Discrete(list) => list.first().copied().unwrap_or(USUAL_INTERVAL),
+        Intervals::Range { min, max, .. } => USUAL_INTERVAL.clamp(*min, *max.max(min)),
+    }
+}
+
+fn chosen_interval(intervals: &Intervals, ms: &Spanned<u64>) -> Checked<Duration> {
+    let chosen = Duration::from_millis(*ms.get_ref());
+    if !intervals.contains(chosen) {
+        let why = "it is none of the intervals: add it to intervals-ms, or write one of those";
+        return Err(Problem::at(&ms.span(), why));
+    }
+    Ok(chosen)
 }
 
 /// The most that a sensor's interval has digits for, when the last ones are 0.

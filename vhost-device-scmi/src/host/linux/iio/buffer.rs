@@ -74,12 +74,15 @@ impl Buffers {
             device: &directory,
             names: &names,
         };
-        let conversions = channels.iter().map(|channel| match channel.raw {
-            true => opener.conversion(channel),
-            false => Err(OpenError::unfit(format!(
-                "{} is computed by the kernel, which has no buffer for it: leave `buffer` out",
-                channel.base
-            ))),
+        let conversions = channels.iter().map(|channel| {
+            if channel.raw {
+                opener.conversion(channel)
+            } else {
+                Err(OpenError::unfit(format!(
+                    "{} is computed by the kernel, which has no buffer for it: leave `buffer` out",
+                    channel.base
+                )))
+            }
         });
         let (quantities, conversions) = conversions.collect::<Opened<(Vec<_>, Vec<_>)>>()?;
         for channel in &channels {
@@ -727,15 +730,17 @@ impl Element {
         }
         let bytes = frame.get(self.offset..)?.get(..storage)?;
         let one = |number: u64, byte: &u8| number << 8 | u64::from(*byte);
-        let number = match self.format.big_endian {
-            true => bytes.iter().fold(0, one),
-            false => bytes.iter().rev().fold(0, one),
+        let number = if self.format.big_endian {
+            bytes.iter().fold(0, one)
+        } else {
+            bytes.iter().rev().fold(0, one)
         };
         // Of the bits that count, the first is the first of all 64.
         let left = (number >> self.format.shift) << (64 - bits);
-        match self.format.signed {
-            true => Some(left.cast_signed() >> (64 - bits)),
-            false => i64::try_from(left >> (64 - bits)).ok(),
+        if self.format.signed {
+            Some(left.cast_signed() >> (64 - bits))
+        } else {
+            i64::try_from(left >> (64 - bits)).ok()
         }
     }
 }
