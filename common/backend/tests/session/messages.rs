@@ -453,10 +453,9 @@ fn v6_a_message_that_says_what_cannot_be_has_its_fds_and_no_others() {
 fn v15_a_ring_that_is_not_enabled_is_not_looked_at() {
     let (mut guest, session) = prepared_on::<PackedRing>(options());
     guest.run(&SESSION_STEPS).unwrap();
-    for step in [Step::Num, Step::Base, Step::Addr, Step::Kick] {
-        guest.run(&[step]).unwrap();
-        guest.frontend.set_vring_base(0, 0).unwrap();
-    }
+    guest.run(&[Step::Num, Step::Addr]).unwrap();
+    guest.frontend.set_vring_base(0, 0).unwrap();
+    guest.run(&[Step::Kick]).unwrap();
     // As the front-end has said: nobody has looked whether the ring is new.
     assert_eq!(guest.frontend.get_vring_base(0).unwrap(), 0);
     guest.run(&RING_AGAIN).unwrap();
