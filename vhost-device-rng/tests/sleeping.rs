@@ -16,11 +16,11 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::write;
 use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::process::Signal;
 use support::{PROGRAM, options, request, submit};
 use vhost_device_driver::codec::Message;
 use vhost_device_driver::protocol::{VHOST_USER_GET_FEATURES, VHOST_USER_SET_VRING_CALL};
 use vhost_device_driver::{Driver, Frontend};
-use vhost_device_rig::program::DEADLINE;
 use vhost_device_rig::{Daemon, wait_until};
 
 /// How much guest memory the daemon has mapped.
@@ -49,8 +49,9 @@ fn sleeping(daemon: &Daemon, socket: &str) -> Driver {
     let mut guest = guest(daemon, socket);
     guest.queues[0].take_calls();
     fill(guest.queues[0].call.as_fd());
+    assert!(!guest.queues[0].ring.arm_calls());
     submit(&mut guest, 8);
-    guest.queues[0].spin_used(DEADLINE);
+    wait_until(|| guest.queues[0].ring.has_used(), || daemon.log());
     guest
 }
 
@@ -115,7 +116,7 @@ fn v7_whatever_a_front_end_leaves_behind_the_next_one_is_served() {
 fn v9_a_session_that_sleeps_does_not_hold_up_the_end() {
     let mut daemon = PROGRAM.start(&["-c", "2"]);
     let guests = ["s0", "s1"].map(|socket| sleeping(&daemon, socket));
-    daemon.signal(rustix::process::Signal::TERM);
+    daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code(), Some(0));
     assert!(!daemon.log().contains("does not end"), "{}", daemon.log());
     drop(guests);
@@ -132,9 +133,19 @@ fn lingering() -> (TcpStream, TcpStream) {
     (ours, theirs)
 }
 
-/// Leaves it to the daemon to close, unless that has done so before: it would take its time here.
-fn leave(fd: TcpStream) {
-    std::thread::spawn(move || drop(fd));
+/// Does something that the daemon sees at once when it is done: what is closed here is closed there
+/// last.
+fn at_once<T>(daemon: &Daemon, what: impl FnOnce() -> T) -> T {
+    daemon.signal(Signal::STOP);
+    let stopped = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+        let mut stats = tasks.map(|task| read_to_string(task.unwrap().path().join("stat")));
+        stats.all(|stat| stat.unwrap().contains(") T "))
+    };
+    wait_until(stopped, || daemon.log());
+    let done = what();
+    daemon.signal(Signal::CONT);
+    done
 }
 
 #[test]
@@ -143,9 +154,10 @@ fn v7_a_file_descriptor_that_is_not_closed_at_once_holds_up_nobody_else() {
     let (fd, _reader) = lingering();
     // In the queue of the connection, which nobody reads any more when it ends.
     let half = guest(&daemon, "s0");
-    half.frontend.send_raw(&[0; 4], &[fd.as_fd()]).unwrap();
-    drop(half);
-    leave(fd);
+    at_once(&daemon, || {
+        half.frontend.send_raw(&[0; 4], &[fd.as_fd()]).unwrap();
+        drop((half, fd));
+    });
     wait_until(|| mappings(&daemon) == 0, || daemon.log());
     guest(&daemon, "s1");
     guest(&daemon, "s0");
@@ -157,8 +169,10 @@ fn v7_a_session_that_closes_what_is_not_closed_at_once_ends() {
     let daemon = PROGRAM.start(&[]);
     let (fd, _reader) = lingering();
     let refused = guest(&daemon, "s");
-    send_call(&refused, fd.as_fd());
-    leave(fd);
+    at_once(&daemon, || {
+        send_call(&refused, fd.as_fd());
+        drop(fd);
+    });
     let socket = refused.frontend.stream();
     refused
         .frontend
@@ -175,13 +189,14 @@ fn v9_what_is_not_closed_at_once_does_not_hold_up_the_end() {
     let mut daemon = PROGRAM.start(&["-c", "2"]);
     let (fd, _reader) = lingering();
     let half = guest(&daemon, "s0");
-    half.frontend.send_raw(&[0; 4], &[fd.as_fd()]).unwrap();
     let (refused_fd, _other_reader) = lingering();
     let refused = guest(&daemon, "s1");
-    send_call(&refused, refused_fd.as_fd());
-    leave(fd);
-    leave(refused_fd);
-    daemon.signal(rustix::process::Signal::TERM);
+    at_once(&daemon, || {
+        half.frontend.send_raw(&[0; 4], &[fd.as_fd()]).unwrap();
+        send_call(&refused, refused_fd.as_fd());
+        drop((fd, refused_fd));
+    });
+    daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code(), Some(0));
     assert!(!daemon.log().contains("does not end"), "{}", daemon.log());
     drop((half, refused));
@@ -220,8 +235,10 @@ fn v7_a_front_end_that_waits_is_served_when_the_one_before_has_left() {
     drop(UnixStream::connect(daemon.path("s")).unwrap());
     let turned_away = UnixStream::connect(daemon.path("s")).unwrap();
     let (fd, _reader) = lingering();
-    queue(&turned_away, fd.as_fd());
-    leave(fd);
+    at_once(&daemon, || {
+        queue(&turned_away, fd.as_fd());
+        drop(fd);
+    });
     daemon.wait_for_log("it has sent file descriptors before it was answered");
     Frontend::new(turned_away).expect_closed().unwrap();
     drop(served);
