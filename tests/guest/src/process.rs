@@ -17,7 +17,7 @@ use rustix::process::{
 /// How many lines of a log are shown when something failed.
 const TAIL_LINES: usize = 40;
 
-/// A child process, killed when dropped and when the thread that started it ends.
+/// A child process, killed when dropped, and ended when the thread that started it ends.
 pub(crate) struct Process {
     name: String,
     child: Child,
@@ -28,8 +28,18 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `command`; `name` is what messages call it.
     pub(crate) fn spawn(command: &mut Command, name: &str) -> Result<Self> {
+        Self::spawn_ended_by(Signal::KILL, command, name)
+    }
+
+    /// The same for a command that starts others, and ends them when it is terminated, as `make`
+    /// does: if it were killed instead, they would go on.
+    pub(crate) fn spawn_family(command: &mut Command, name: &str) -> Result<Self> {
+        Self::spawn_ended_by(Signal::TERM, command, name)
+    }
+
+    fn spawn_ended_by(end: Signal, command: &mut Command, name: &str) -> Result<Self> {
         let die_with_parent =
-            || set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from);
+            move || set_parent_process_death_signal(Some(end)).map_err(io::Error::from);
         // SAFETY: between fork and exec the closure makes one system call and
         // neither allocates nor takes a lock.
         unsafe { command.pre_exec(die_with_parent) };
@@ -179,5 +189,40 @@ pub(crate) fn tail(path: &Path) -> String {
     match lines[first..].join("\n") {
         empty if empty.trim().is_empty() => "(nothing)".to_owned(),
         text => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn wait_for(path: &Path) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !path.exists() {
+            assert!(Instant::now() < deadline, "there is no {}", path.display());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_family_is_terminated_when_its_starter_is_gone() {
+        let directory = TempDir::new().unwrap();
+        let [begun, ended] = ["begun", "ended"].map(|name| directory.path().join(name));
+        let script = format!(
+            "trap 'touch {}; exit' TERM; touch {}; sleep 60 & wait",
+            ended.display(),
+            begun.display()
+        );
+        let starter = thread::spawn(move || {
+            let process = Process::spawn_family(Command::new("sh").args(["-c", &script]), "sh");
+            wait_for(&begun);
+            std::mem::forget(process.unwrap());
+        });
+        starter.join().unwrap();
+        wait_for(&ended);
     }
 }

@@ -192,7 +192,8 @@ impl Step<'_> {
         let file = File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
         let program = command.get_program().to_owned();
         command.stdin(Stdio::null()).stdout(file.try_clone()?);
-        let mut process = Process::spawn(command.stderr(file), &program.display().to_string())?;
+        let mut process =
+            Process::spawn_family(command.stderr(file), &program.display().to_string())?;
         let period = match self.progress.terminal {
             true => TERMINAL_PERIOD,
             false => LOG_PERIOD,
