@@ -374,6 +374,26 @@ impl PackedRing {
         quick: &'a mut Quick,
         memory: &'a GuestMemory,
     ) -> Option<(Ticket, Buffers<'a>)> {
+        self.next::<false>(quick, memory)
+    }
+
+    /// The same, and takes it.
+    #[inline(always)]
+    pub(crate) fn take<'a>(
+        &mut self,
+        quick: &'a mut Quick,
+        memory: &'a GuestMemory,
+    ) -> Option<(Ticket, Buffers<'a>)> {
+        self.next::<true>(quick, memory)
+    }
+
+    /// Either of them. How many descriptors there are to take is known best where they are found.
+    #[inline(always)]
+    fn next<'a, const TAKE: bool>(
+        &mut self,
+        quick: &'a mut Quick,
+        memory: &'a GuestMemory,
+    ) -> Option<(Ticket, Buffers<'a>)> {
         if !self.look() {
             return None;
         }
@@ -383,7 +403,7 @@ impl PackedRing {
         if first.flags & INDIRECT == 0 {
             let (buffers, id) = quick.take(memory, links, &first)?;
             let entries = buffers.segments.len() as u16;
-            Some((self.ticket(id as u16, entries), buffers))
+            Some((self.next_ticket::<TAKE>(id as u16, entries), buffers))
         } else {
             // A table is alone.
             if !self.indirect || first.flags != INDIRECT {
@@ -392,8 +412,17 @@ impl PackedRing {
             let table = Table::at_hand(memory, first.addr, first.len)?;
             let links = InTable { table, index: 0 };
             let (buffers, _) = quick.take(memory, links, &links.here()?)?;
-            Some((self.ticket(first.with as u16, 1), buffers))
+            Some((self.next_ticket::<TAKE>(first.with as u16, 1), buffers))
         }
+    }
+
+    #[inline(always)]
+    fn next_ticket<const TAKE: bool>(&mut self, id: u16, entries: u16) -> Ticket {
+        let ticket = self.ticket(id, entries);
+        if TAKE {
+            self.advance(&ticket);
+        }
+        ticket
     }
 
     /// What the next descriptors are: a chain with this id.

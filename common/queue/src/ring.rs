@@ -311,11 +311,7 @@ impl Ring {
         if !self.plain && self.inflight.is_some() {
             return None;
         }
-        either!(&mut self.kind, ring => {
-            let (ticket, buffers) = ring.peek(quick, memory)?;
-            ring.advance(&ticket);
-            Some((ticket, buffers))
-        })
+        either!(&mut self.kind, ring => ring.take(quick, memory))
     }
 
     /// Takes the chain that was peeked at last.

@@ -236,6 +236,18 @@ impl SplitRing {
         Some((self.ticket(head), buffers))
     }
 
+    /// The same, and takes it.
+    #[inline(always)]
+    pub(crate) fn take<'a>(
+        &mut self,
+        quick: &'a mut Quick,
+        memory: &'a GuestMemory,
+    ) -> Option<(Ticket, Buffers<'a>)> {
+        let (ticket, buffers) = self.peek(quick, memory)?;
+        self.advance(&ticket);
+        Some((ticket, buffers))
+    }
+
     /// What the next entry is, of the chain with this head.
     #[inline]
     fn ticket(&self, head: u16) -> Ticket {
