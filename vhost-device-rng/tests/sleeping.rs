@@ -15,7 +15,7 @@ use std::time::Duration;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::write;
 use rustix::net::sockopt::set_socket_linger;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, send, sendmsg};
 use rustix::process::Signal;
 use support::{PROGRAM, options, request, submit};
 use vhost_device_driver::codec::Message;
@@ -57,12 +57,20 @@ fn sleeping(daemon: &Daemon, socket: &str) -> Driver {
 
 /// Puts an fd into the queue of a socket's peer, if that is open.
 fn try_to_queue(socket: &UnixStream, fd: BorrowedFd<'_>) -> rustix::io::Result<usize> {
+    try_to_queue_with(socket, fd, SendFlags::NOSIGNAL)
+}
+
+fn try_to_queue_with(
+    socket: &UnixStream,
+    fd: BorrowedFd<'_>,
+    flags: SendFlags,
+) -> rustix::io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let fds = [fd];
     assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
     let bytes = [IoSlice::new(b"x")];
-    sendmsg(socket, &bytes, &mut ancillary, SendFlags::NOSIGNAL)
+    sendmsg(socket, &bytes, &mut ancillary, flags)
 }
 
 fn queue(socket: &UnixStream, fd: BorrowedFd<'_>) {
@@ -206,7 +214,16 @@ fn v9_what_is_not_closed_at_once_does_not_hold_up_the_end() {
 #[test]
 fn v7_front_ends_that_wait_do_not_keep_the_one_that_is_served() {
     let daemon = PROGRAM.start(&[]);
-    for count in [1, 3, 40] {
+    let plain = SendFlags::NOSIGNAL;
+    let urgent = plain | SendFlags::OOB;
+    // Behind a byte that is out of band a peek sees nothing, nor what comes with one.
+    for (count, before, flags) in [
+        (1, None, plain),
+        (3, None, plain),
+        (40, None, plain),
+        (3, None, urgent),
+        (3, Some(urgent), plain),
+    ] {
         let served = guest(&daemon, "s");
         let connect = |_| UnixStream::connect(daemon.path("s")).unwrap();
         let waiting: Vec<_> = (0..count).map(connect).collect();
@@ -214,7 +231,10 @@ fn v7_front_ends_that_wait_do_not_keep_the_one_that_is_served() {
         let ends = waiting[1..].iter().chain([served.frontend.stream()]);
         for (socket, end) in waiting.iter().zip(ends) {
             // It may have been turned away already.
-            let _ = try_to_queue(socket, end.as_fd());
+            if let Some(before) = before {
+                let _ = send(socket, b"x", plain).and_then(|_| send(socket, b"y", before));
+            }
+            let _ = try_to_queue_with(socket, end.as_fd(), flags);
         }
         drop((served, waiting));
         wait_until(|| mappings(&daemon) == 0, || daemon.log());

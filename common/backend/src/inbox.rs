@@ -117,11 +117,11 @@ pub(crate) fn look(stream: &UnixStream) -> Result<Inbox, Errno> {
 fn flaw_of(stream: &UnixStream, header: Header) -> Result<Option<Flaw>, Errno> {
     let mut bytes = [0; HEADER + flaw::LOOKED_AT];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-    // File descriptors within it cut it off: that is for the message layer to find.
     let (count, _) = recv(stream, &mut bytes, flags)?;
     let body = bytes.get(HEADER..count).unwrap_or_default();
-    let own = body.len().min(header.size);
-    Ok(flaw::find(header, body.get(..own).unwrap_or_default()))
+    let own = header.size.min(flaw::LOOKED_AT);
+    // File descriptors within it cut it off: whether it can be is for the message layer to find.
+    Ok(body.get(..own).and_then(|body| flaw::find(header, body)))
 }
 
 /// What lies at the front of the socket.

@@ -21,9 +21,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, recvmsg, sockopt};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, recvmsg};
 use vhost_device_backend::{End, Limits, Logs, Options, RateLimit, limited, serve};
 
 use crate::notify::ServiceManager;
@@ -431,8 +431,11 @@ impl<B: Backend> Server<B> {
             }
             Err(error) => return Err(error),
         };
-        // Else the kernel would say of each message that something comes with it.
-        sockopt::set_socket_passcred(&stream, false)?;
+        // Whoever made the listener may have asked for them.
+        if sockets::refuse_credentials(&stream).is_err() {
+            guest.turned_away.push_back(stream);
+            return Ok(true);
+        }
         if guest.session.is_some() {
             limited!(
                 guest.others,
@@ -451,8 +454,8 @@ impl<B: Backend> Server<B> {
     fn turn_away(&mut self, index: usize) {
         let guest = &mut self.guests[index];
         let token = EventData::new_u64(FIRST_WAITING + index as u64);
-        let edges = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
-        for (place, stream) in std::mem::take(&mut guest.waiting).into_iter().enumerate() {
+        let edges = EventFlags::IN | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET;
+        for stream in std::mem::take(&mut guest.waiting) {
             let watched = match epoll::add(&self.epoll, &stream, token, edges) {
                 Ok(()) | Err(Errno::EXIST) => Ok(()),
                 Err(error) => Err(error),
@@ -460,10 +463,10 @@ impl<B: Backend> Server<B> {
             let why = match watched {
                 Err(_) => Some("it cannot be watched"),
                 Ok(()) if has_left(&stream) => None,
-                Ok(()) if has_file_descriptors(&stream) => {
+                Ok(()) if may_hold_file_descriptors(&stream) => {
                     Some("it has sent file descriptors before it was answered")
                 }
-                Ok(()) if place >= WAITING => Some("too many do"),
+                Ok(()) if guest.waiting.len() >= WAITING => Some("too many do"),
                 Ok(()) => {
                     guest.waiting.push_back(stream);
                     continue;
@@ -687,15 +690,24 @@ impl Guest {
     }
 }
 
-/// Whether there are file descriptors in a connection's queue. They are not taken, not even for a
+/// Whether there may be file descriptors in a connection's queue. They are not taken, not even for a
 /// moment: closing one may ask a file system that takes its time.
-fn has_file_descriptors(stream: &UnixStream) -> bool {
+fn may_hold_file_descriptors(stream: &UnixStream) -> bool {
+    // No front-end sends bytes out of band, and nobody can look behind one, or at what comes with it.
+    let mut urgent = [PollFd::new(stream, PollFlags::PRI)];
+    if poll(&mut urgent, Some(&Timespec::default())) != Ok(0) {
+        return true;
+    }
     let mut byte = [0; 1];
     let buffers = &mut [IoSliceMut::new(&mut byte)];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-    // There is no room for them. Nothing is in the queue if this fails.
-    let peeked = recvmsg(stream, buffers, &mut RecvAncillaryBuffer::default(), flags);
-    peeked.is_ok_and(|peeked| peeked.flags.contains(ReturnFlags::CTRUNC))
+    // There is no room for them.
+    match recvmsg(stream, buffers, &mut RecvAncillaryBuffer::default(), flags) {
+        Ok(peeked) => peeked.flags.contains(ReturnFlags::CTRUNC),
+        // Nothing is in the queue.
+        Err(Errno::AGAIN) => false,
+        Err(_) => true,
+    }
 }
 
 fn watch(epoll: &OwnedFd, fd: impl AsFd, token: u64) -> io::Result<()> {

@@ -3,9 +3,9 @@
 mod place;
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, c_int};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -217,6 +217,7 @@ fn classify(fd: OwnedFd) -> Result<Endpoint, AdoptReason> {
     if domain != AddressFamily::UNIX || sockopt::socket_type(&fd)? != SocketType::STREAM {
         return Err(AdoptReason::NotUnixStream);
     }
+    refuse_credentials(&fd)?;
     if sockopt::socket_acceptconn(&fd)? {
         rustix::io::ioctl_fionbio(&fd, true)?;
         let socket = UnixListener::from(fd);
@@ -230,6 +231,44 @@ fn classify(fd: OwnedFd) -> Result<Endpoint, AdoptReason> {
     // As an accepted connection is.
     rustix::io::ioctl_fionbio(&fd, false)?;
     Ok(Endpoint::Connected(UnixStream::from(fd)))
+}
+
+/// Has the kernel add nothing to what comes by a socket: neither credentials nor security labels nor
+/// pidfds. All of them would be taken for file descriptors of the front-end's, and pidfds would stay
+/// open.
+///
+/// # Errors
+/// When the system fails. An option that it does not have is off.
+pub(crate) fn refuse_credentials(socket: impl AsFd) -> Result<(), Errno> {
+    for option in [libc::SO_PASSCRED, libc::SO_PASSSEC, SO_PASSPIDFD] {
+        match set_option(socket.as_fd(), option, 0) {
+            Ok(()) | Err(Errno::NOPROTOOPT | Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// `SO_PASSPIDFD` of `asm-generic/socket.h`.
+const SO_PASSPIDFD: c_int = 76;
+
+/// Sets an option of a socket that `rustix` does not have.
+fn set_option(socket: BorrowedFd<'_>, option: c_int, value: c_int) -> Result<(), Errno> {
+    // SAFETY: the descriptor is open, and the value is as long as is said.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        return Ok(());
+    }
+    let errno = io::Error::last_os_error().raw_os_error();
+    Err(Errno::from_raw_os_error(errno.unwrap_or_default()))
 }
 
 /// The descriptors that the service manager passes to this process, none if it passes none
@@ -256,11 +295,14 @@ fn passed_fds(pid: Option<&OsStr>, count: Option<&OsStr>, own_pid: u32) -> Vec<R
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::{IoSliceMut, Write};
+    use std::mem::MaybeUninit;
     use std::os::fd::IntoRawFd;
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::os::unix::net::UnixDatagram;
 
     use rustix::fs::{FlockOperation, OFlags};
+    use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, recvmsg};
 
     use super::*;
 
@@ -408,6 +450,26 @@ mod tests {
         };
         let flags = rustix::fs::fcntl_getfl(&stream).unwrap();
         assert!(!flags.contains(OFlags::NONBLOCK));
+    }
+
+    #[test]
+    fn test_adopt_has_nothing_added_to_what_comes() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        set_option(ours.as_fd(), libc::SO_PASSCRED, 1).unwrap();
+        // Kernels before 6.5 do not have it.
+        let _ = set_option(ours.as_fd(), SO_PASSPIDFD, 1);
+        let Endpoint::Connected(ours) = adopt(ours.into_raw_fd()).unwrap() else {
+            panic!("not taken for a connection");
+        };
+        theirs.write_all(b"x").unwrap();
+        let mut byte = [0];
+        let mut space = [MaybeUninit::uninit(); 16];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let buffers = &mut [IoSliceMut::new(&mut byte)];
+        let received = recvmsg(&ours, buffers, &mut ancillary, RecvFlags::empty()).unwrap();
+        assert_eq!(ancillary.drain().count(), 0);
+        // Nor was anything left out that there was no room for.
+        assert!(!received.flags.contains(ReturnFlags::CTRUNC));
     }
 
     #[test]

@@ -17,12 +17,17 @@ use rustix::process::{
 /// How many lines of a log are shown when something failed.
 const TAIL_LINES: usize = 40;
 
+/// How long a family may take to end when it is terminated.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// A child process, killed when dropped, and ended when the thread that started it ends.
 pub(crate) struct Process {
     name: String,
     child: Child,
     pid: Pid,
     pidfd: OwnedFd,
+    /// What ends it.
+    end: Signal,
 }
 
 impl Process {
@@ -54,6 +59,7 @@ impl Process {
                 child,
                 pid,
                 pidfd,
+                end,
             }),
             Err(e) => {
                 let _ = child.kill();
@@ -109,9 +115,12 @@ impl Process {
             .with_context(|| format!("cannot send SIGTERM to {}", self.name))
     }
 
-    /// Kills the process and takes its status away.
+    /// Ends the process and takes its status away.
     pub(crate) fn kill(&mut self) {
-        // Both fail only for a process whose status was already taken.
+        // All of this fails only for a process whose status was already taken.
+        if self.end != Signal::KILL && self.terminate().is_ok() {
+            let _ = self.wait_end(Instant::now() + PATIENCE);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -194,6 +203,7 @@ pub(crate) fn tail(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Stdio;
     use std::thread;
 
     use tempfile::TempDir;
@@ -208,21 +218,31 @@ mod tests {
         }
     }
 
+    /// A family that tells when it has begun and when it was terminated, by files.
+    fn family(begun: &Path, ended: &Path) -> Process {
+        let (begun, ended) = (begun.display(), ended.display());
+        let script =
+            format!("sleep 60 & trap 'touch {ended}; kill $!; exit' TERM; touch {begun}; wait");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).stdout(Stdio::null());
+        Process::spawn_family(command.stderr(Stdio::null()), "sh").unwrap()
+    }
+
     #[test]
-    fn a_family_is_terminated_when_its_starter_is_gone() {
-        let directory = TempDir::new().unwrap();
-        let [begun, ended] = ["begun", "ended"].map(|name| directory.path().join(name));
-        let script = format!(
-            "trap 'touch {}; exit' TERM; touch {}; sleep 60 & wait",
-            ended.display(),
-            begun.display()
-        );
-        let starter = thread::spawn(move || {
-            let process = Process::spawn_family(Command::new("sh").args(["-c", &script]), "sh");
-            wait_for(&begun);
-            std::mem::forget(process.unwrap());
-        });
-        starter.join().unwrap();
-        wait_for(&ended);
+    fn a_family_is_terminated_when_its_starter_is_gone_or_drops_it() {
+        for drops in [true, false] {
+            let directory = TempDir::new().unwrap();
+            let [begun, ended] = ["begun", "ended"].map(|name| directory.path().join(name));
+            let end = ended.clone();
+            let starter = thread::spawn(move || {
+                let process = family(&begun, &end);
+                wait_for(&begun);
+                if !drops {
+                    std::mem::forget(process);
+                }
+            });
+            starter.join().unwrap();
+            wait_for(&ended);
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{MemfdFlags, OFlags, fcntl_getfl, fcntl_setfl, ftruncate, memfd_create};
 use vhost_device_backend::{End, Error};
 use vhost_device_driver::codec::{MAX_FDS, Message, header};
 use vhost_device_driver::guest::ALL_STEPS;
@@ -251,6 +251,24 @@ fn v6_fds_in_the_middle_of_a_message_end_the_session() {
         let _ = frontend.send_raw(rest, &[event.as_fd()]);
         let _ = frontend.send_raw(&[0xff; 64], &[]);
         session.broken();
+    }
+}
+
+/// A peek ends where the next fds begin, and so does not show all of this message.
+#[test]
+fn v6_a_sound_table_may_come_in_two_pieces() {
+    let region = [0, 0x1000, 0x1_0000, 0].map(u64::to_ne_bytes).concat();
+    let table = [&[1, 0, 0, 0, 0, 0, 0, 0], &region[..]].concat();
+    let message = Message::new(VHOST_USER_SET_MEM_TABLE, &table).to_bytes();
+    for cut in 12..message.len() {
+        let (frontend, session) = negotiated();
+        let file = memfd_create("guest-memory", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&file, 0x1000).unwrap();
+        let (first, rest) = message.split_at(cut);
+        frontend.send_raw(first, &[file.as_fd()]).unwrap();
+        frontend.send_raw(rest, &[]).unwrap();
+        frontend.sync().unwrap();
+        session.stop();
     }
 }
 

@@ -39,7 +39,6 @@ use std::thread;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::process::umask;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::{BindReason, MAX_PATH};
@@ -266,23 +265,6 @@ fn socket() -> Result<OwnedFd, Errno> {
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
 }
 
-/// Binds a socket. Its file has `mode` from the beginning: who may write to the directory can put a
-/// link in its place, and whoever changed the mode by the name would change another file's.
-///
-/// The umask is the process's. Nobody else makes files while a daemon starts.
-fn bind(socket: &OwnedFd, address: &SocketAddrUnix, mode: Option<Mode>) -> Result<(), Errno> {
-    static UMASK: Mutex<()> = Mutex::new(());
-    let Some(mode) = mode else {
-        return rustix::net::bind(socket, address);
-    };
-    let _one_at_a_time = UMASK.lock().unwrap_or_else(PoisonError::into_inner);
-    // The kernel gives a socket's file all that the umask leaves.
-    let before = umask(!mode);
-    let bound = rustix::net::bind(socket, address);
-    umask(before);
-    bound
-}
-
 /// A place that a socket of ours has.
 #[derive(Debug)]
 pub(super) struct Taken {
@@ -314,10 +296,14 @@ impl<'a> Temporary<'a> {
 
     fn try_bind(place: &'a Place, mode: Option<Mode>) -> Result<(UnixListener, Self), Errno> {
         let socket = socket()?;
+        if let Some(mode) = mode {
+            // The file gets the socket's mode less the umask: never a wider one than asked for.
+            rustix::fs::fchmod(&socket, mode)?;
+        }
         let name = loop {
             let name = place.temporary_name()?;
             step();
-            match bind(&socket, &place.address(&name)?, mode) {
+            match rustix::net::bind(&socket, &place.address(&name)?) {
                 Ok(()) => break name,
                 Err(Errno::ADDRINUSE) => {}
                 Err(error) => return Err(error),
@@ -330,8 +316,32 @@ impl<'a> Temporary<'a> {
             identity,
         };
         step();
+        if let Some(mode) = mode {
+            temporary.set_mode(mode)?;
+        }
+        step();
         rustix::net::listen(&socket, BACKLOG)?;
         Ok((socket.into(), temporary))
+    }
+
+    /// Gives the file what the umask, or the directory's default ACL, has taken from its mode.
+    ///
+    /// Who may write to the directory can put another file, or a link to one, in its place. So the
+    /// file is opened first, without a look at what is in it, and changed by what was opened.
+    fn set_mode(&self, mode: Mode) -> Result<(), Errno> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = &self.place.directory;
+        let file = rustix::fs::openat(directory, &self.name, flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&file)?;
+        let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
+        if !is_socket || stat.st_nlink != 1 || self.identity != stat.into() {
+            // As if it had been removed.
+            return Err(Errno::NOENT);
+        }
+        if Mode::from_raw_mode(stat.st_mode) == mode {
+            return Ok(());
+        }
+        rustix::fs::chmod(format!("/proc/self/fd/{}", file.as_raw_fd()), mode)
     }
 
     /// Takes the place if there is nothing. False if something has come meanwhile.
