@@ -57,18 +57,17 @@ fn sleeping(daemon: &Daemon, socket: &str) -> Driver {
 
 /// Puts an fd into the queue of a socket's peer, if that is open.
 fn try_to_queue(socket: &UnixStream, fd: BorrowedFd<'_>) -> rustix::io::Result<usize> {
-    try_to_queue_with(socket, fd, SendFlags::NOSIGNAL)
+    try_to_queue_with(socket, &[fd], SendFlags::NOSIGNAL)
 }
 
 fn try_to_queue_with(
     socket: &UnixStream,
-    fd: BorrowedFd<'_>,
+    fds: &[BorrowedFd<'_>],
     flags: SendFlags,
 ) -> rustix::io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let fds = [fd];
-    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(fds)));
     let bytes = [IoSlice::new(b"x")];
     sendmsg(socket, &bytes, &mut ancillary, flags)
 }
@@ -227,14 +226,16 @@ fn v7_front_ends_that_wait_do_not_keep_the_one_that_is_served() {
         let served = guest(&daemon, "s");
         let connect = |_| UnixStream::connect(daemon.path("s")).unwrap();
         let waiting: Vec<_> = (0..count).map(connect).collect();
-        // The last has the end of the one that is served in its queue, each other one the next's.
-        let ends = waiting[1..].iter().chain([served.frontend.stream()]);
+        // Each has the next one's end in its queue, the last the first's, so that none is seen to
+        // leave; and all have the end of the one that is served.
+        let ends = waiting.iter().cycle().skip(1);
         for (socket, end) in waiting.iter().zip(ends) {
+            let fds = [end.as_fd(), served.frontend.stream().as_fd()];
             // It may have been turned away already.
             if let Some(before) = before {
                 let _ = send(socket, b"x", plain).and_then(|_| send(socket, b"y", before));
             }
-            let _ = try_to_queue_with(socket, end.as_fd(), flags);
+            let _ = try_to_queue_with(socket, &fds, flags);
         }
         drop((served, waiting));
         wait_until(|| mappings(&daemon) == 0, || daemon.log());
