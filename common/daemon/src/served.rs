@@ -30,7 +30,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{ioctl_fionread, retry_on_intr};
+use rustix::io::{Errno, ioctl_fionread, retry_on_intr};
 use vhost_device_backend::{Patience, Signalling, Step};
 use vmm_sys_util::signal::{
     Error, Killable, block_signal, register_signal_handler, unblock_signal,
@@ -239,9 +239,14 @@ impl<T> Served<T> {
 /// Whether nothing will come on a connection any more.
 pub(crate) fn has_left(socket: &UnixStream) -> bool {
     let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
-    let mut fds = [PollFd::new(socket, gone)];
-    let polled = retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())));
-    polled.is_ok() && fds.iter().any(|fd| fd.revents().intersects(gone))
+    has_any_of(socket, gone).unwrap_or(false)
+}
+
+/// Whether a connection is in one of these states now.
+pub(crate) fn has_any_of(socket: &UnixStream, states: PollFlags) -> Result<bool, Errno> {
+    let mut fds = [PollFd::new(socket, states)];
+    retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())))?;
+    Ok(fds.iter().any(|fd| fd.revents().intersects(states)))
 }
 
 fn is_empty(socket: &UnixStream) -> bool {
