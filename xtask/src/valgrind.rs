@@ -23,8 +23,8 @@ const TESTS: [&str; 9] = [
     "split_ring",
 ];
 
-/// What is not optimized here: of a comparison that looks at bytes which do not matter, memcheck says
-/// that it depends on them.
+/// What is not optimized here. The optimizer compares bytes that do not matter together with those
+/// that do, and memcheck reports them as uninitialised.
 const NOT_OPTIMIZED: [&str; 2] = ["vhost-device-driver", "vhost-device-queue"];
 
 /// A driver and a device race here. Valgrind lets one thread run at a time, and they wait for each

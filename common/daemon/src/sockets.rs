@@ -233,9 +233,8 @@ fn classify(fd: OwnedFd) -> Result<Endpoint, AdoptReason> {
     Ok(Endpoint::Connected(UnixStream::from(fd)))
 }
 
-/// Has the kernel add nothing to what comes by a socket: neither credentials nor security labels nor
-/// pidfds. All of them would be taken for file descriptors of the front-end's, and pidfds would stay
-/// open.
+/// Has the kernel add nothing to what comes by a socket: no credentials, security labels or pidfds.
+/// They would be taken for file descriptors of the front-end's, and pidfds would stay open.
 ///
 /// # Errors
 /// When the system fails. An option that it does not have is off.
